@@ -1,0 +1,1 @@
+"""Recommender models on plain tensors: data, encoders, item towers, losses, metrics, retrieval."""

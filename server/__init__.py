@@ -1,0 +1,1 @@
+"""The coordinating server: rounds, cohorts, aggregation, the item tower, reports."""
