@@ -1,0 +1,1 @@
+"""What crosses the wire, byte for byte: one strict codec for every message of the system."""
