@@ -3,9 +3,9 @@
 It mounts what each role offers and holds no logic of its own. A command's module is imported only when that
 command is called, so ``fedtower --help`` waits for neither torch nor Flower.
 
-Exit codes: 0 done · 1 unexpected error · 2 wrong input · 3 refused by a budget or a policy · 4 a ledger, a message
-or a bound cannot be trusted · 130 interrupted. An error is one line on stderr; ``FEDTOWER_TRACEBACK=1`` adds where it
-came from.
+Exit codes: 0 done · 1 unexpected error · 2 wrong input · 3 refused by a budget or a policy · 4 a ledger, a
+message or a bound cannot be trusted · 130 interrupted. An error is one line on stderr;
+``FEDTOWER_TRACEBACK=1`` shows the whole traceback instead.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PACKAGES = ("client", "server", "recsys_models", "privacy", "simulations")
 COMMANDS: dict[str, tuple[str, str]] = {
     "simulate": (
         "simulations.cli:simulate",
-        "Run a whole federation on this machine and report what it learned.",
+        "Run a whole federation on this machine.",
     ),
     "server": ("server.cli:app", "Start and steer a federation of real client processes."),
     "client": ("client.cli:app", "Answer a server from this machine's behaviour logs."),
@@ -81,9 +81,9 @@ def _load(location: str) -> click.Command:
 def foreign_packages(packages: Sequence[str] = PACKAGES) -> list[str]:
     """Name the packages that are missing, shadowed, or owned by another distribution.
 
-    Our import names are generic (``client``, ``server``, ...). Software installed beside us can overwrite or shadow
-    one of them silently, and a foreign ``privacy`` must never answer for ours. Ours are regular packages that share
-    this file's folder.
+    Our import names are generic (``client``, ``server``, ...). Software installed beside us can overwrite or
+    shadow one of them silently, and a foreign ``privacy`` must never answer for ours. Ours are regular
+    packages that share this file's folder.
     """
     home = Path(__file__).resolve().parent
     foreign: list[str] = []
@@ -95,12 +95,10 @@ def foreign_packages(packages: Sequence[str] = PACKAGES) -> list[str]:
     return foreign
 
 
-def _names_a_file(error: BaseException) -> bool:
-    """Whether a path that somebody gave is absent, forbidden, or a folder instead of a file (or the reverse)."""
-    wrong_path = (
-        FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError | FileExistsError
-    )
-    return isinstance(error, wrong_path) and error.filename is not None
+def _is_wrong_path(error: BaseException) -> bool:
+    """Whether a path somebody gave is absent, forbidden, or a folder instead of a file (or the reverse)."""
+    kinds = FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError
+    return isinstance(error, kinds) and error.filename is not None
 
 
 def exit_code_of(error: BaseException) -> int:
@@ -120,7 +118,7 @@ def exit_code_of(error: BaseException) -> int:
 
     if isinstance(error, click.ClickException):
         return error.exit_code
-    if isinstance(error, InputError | DataError | ValidationError) or _names_a_file(error):
+    if isinstance(error, InputError | DataError | ValidationError) or _is_wrong_path(error):
         return 2
     if isinstance(error, BudgetExceeded | PolicyRefusal):
         return 3
@@ -137,10 +135,10 @@ def one_line(error: BaseException) -> str:
         text = error.format_message()
     elif isinstance(error, ValidationError):
         text = "; ".join(
-            f"{'.'.join(map(str, problem['loc'])) or error.title}: {problem['msg']} (got {problem['input']!r:.80})"
-            for problem in error.errors(include_url=False)
+            f"{'.'.join(map(str, wrong['loc'])) or error.title}: {wrong['msg']} (got {wrong['input']!r:.80})"
+            for wrong in error.errors(include_url=False)
         )
-    elif isinstance(error, OSError) and _names_a_file(error):
+    elif isinstance(error, OSError) and _is_wrong_path(error):
         text = f"{error.filename}: {error.strerror}"
     elif exit_code_of(error) == 1:
         text = f"unexpected {type(error).__name__}: {error} (FEDTOWER_TRACEBACK=1 shows where)"
@@ -170,17 +168,12 @@ def run(command: click.Command, args: Sequence[str] | None = None) -> NoReturn:
     sys.exit(code if type(code) is int else 0)
 
 
-app = typer.Typer(
-    cls=FrontDoor,
-    add_completion=False,
-    no_args_is_help=True,
-    help="Federated recommendation: logs and user encoders stay, one item tower is shared, one budget is enforced.",
-)
+app = typer.Typer(cls=FrontDoor, add_completion=False, no_args_is_help=True)
 
 
 @app.callback()
 def front_door() -> None:
-    """Federated recommendation: logs and user encoders stay, one item tower is shared, one budget is enforced."""
+    """Federated recommendation: user encoders stay, one item tower is shared, one budget is enforced."""
 
 
 def main() -> NoReturn:
@@ -188,7 +181,7 @@ def main() -> NoReturn:
     foreign = foreign_packages()
     if foreign:
         print(
-            f"error: not fedtower's own packages: {', '.join(foreign)}; give fedtower an environment of its own",
+            f"error: not fedtower's own: {', '.join(foreign)}; install fedtower in an environment of its own",
             file=sys.stderr,
         )
         sys.exit(1)
