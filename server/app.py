@@ -1,0 +1,54 @@
+"""The Flower ServerApp: run configuration -> transport -> federation. Nothing is decided here."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from privacy.errors import InputError
+from server.flower_transport import FlowerTransport
+
+app = ServerApp()
+
+DEFAULT_FEDERATION = "server.run:run_federation"
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Wait for the clients, then run the federation that the run configuration names.
+
+    Run configuration: ``scenario`` (path of a TOML file), ``out`` (directory), ``clients`` (how many to wait
+    for), ``wait-for-clients-s`` (seconds), ``federation`` (``module:function``, for tests).
+    """
+    config = context.run_config
+    run_federation = load_function(str(config.get("federation") or DEFAULT_FEDERATION))
+    scenario, out = Path(_text(config, "scenario")), Path(_text(config, "out"))
+    transport = FlowerTransport(grid)
+    transport.wait_for(int(config["clients"]), deadline_s=float(config.get("wait-for-clients-s", 300.0)))
+    run_federation(scenario_path=scenario, out=out, transport=transport)
+
+
+def load_function(reference: str) -> Callable[..., object]:
+    """Import ``module:function``.
+
+    Raises:
+        InputError: the reference is malformed or names nothing.
+    """
+    module, colon, name = reference.partition(":")
+    if not (module and colon and name):
+        raise InputError(f"{reference!r} is not module:function")
+    function = getattr(importlib.import_module(module), name, None)
+    if not callable(function):
+        raise InputError(f"{reference!r} names no function; is it spelt as in the module?")
+    return function
+
+
+def _text(config: Mapping[str, object], key: str) -> str:
+    value = config.get(key)
+    if not isinstance(value, str) or not value:
+        raise InputError(f"run configuration has {key}={value!r}; it needs a path")
+    return value
