@@ -1,0 +1,243 @@
+"""What a run has to say, as tables of plain strings: one source for the terminal, Markdown and HTML.
+
+Every function takes the report (the dictionary that ``report.json`` holds) and tolerates absent keys: a run
+that was refused or interrupted has a report too, only a shorter one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+Report = Mapping[str, Any]
+
+PRIVACY_OFF = "PRIVACY OFF: no noise, no budget. What left the clients is not protected. For research only."
+
+METRICS = ("recall@10", "recall@20", "ndcg@10")
+METRIC_TITLES = {"recall": "Recall", "ndcg": "NDCG", "mrr": "MRR", "hr": "HR"}
+
+KIND_NOTES = {
+    "user_encoder": "weights of the user encoder: they stay",
+    "masked_popularity": "item counts",
+    "masked_statistics": "item-item statistics",
+    "masked_update": "item-tower gradients",
+    "masked_metrics": "recall and other sums",
+    "keys": "public keys, encrypted shares of mask seeds, signatures",
+}
+
+
+class Table(NamedTuple):
+    """A titled table; the first column is text, the others are numbers unless ``text_columns`` says so."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    note: str = ""
+    text_columns: frozenset[int] = frozenset({0})
+
+
+def is_privacy_off(report: Report) -> bool:
+    """Whether the run was made with ``privacy = off``."""
+    return report.get("privacy", {}).get("mode") == "off"
+
+
+def metric_title(name: str) -> str:
+    """Write ``ndcg@10`` as ``NDCG@10``."""
+    stem, at, depth = name.partition("@")
+    return METRIC_TITLES.get(stem, stem.replace("_", " ")) + at + depth
+
+
+def number(value: Any, digits: int = 4) -> str:
+    """Format a number, or a dash where there is none."""
+    return "–" if value is None else f"{value:,.{digits}f}"
+
+
+def interval(metric: Mapping[str, Any] | None) -> str:
+    """Format ``[low, high]`` of a metric, or nothing where it has none."""
+    if not metric or metric.get("low") is None or metric.get("high") is None:
+        return ""
+    return f"[{metric['low']:.4f}, {metric['high']:.4f}]"
+
+
+def size(n_bytes: int) -> str:
+    """Format a number of bytes for people: ``0 B``, ``1.2 kB``, ``3.4 MB``."""
+    amount = float(n_bytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(amount) < 1000:
+            return f"{amount:.0f} B" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} TB"
+
+
+def quality(report: Report) -> Table | None:
+    """Each metric with n and its interval, beside every baseline on the same users."""
+    metrics: Mapping[str, Mapping[str, Any]] = report.get("metrics") or {}
+    if not metrics:
+        return None
+    baselines: Mapping[str, Mapping[str, Any]] = report.get("baselines") or {}
+    names = [m for m in METRICS if m in metrics] + sorted(set(metrics) - set(METRICS))
+    rows = []
+    for name in names:
+        metric = metrics[name]
+        beside = [number((values.get(name) or {}).get("value")) for values in baselines.values()]
+        n = metric.get("n")
+        rows.append(
+            (
+                metric_title(name),
+                number(metric.get("value")),
+                interval(metric),
+                *beside,
+                "–" if n is None else f"{n:,.0f}",
+            )
+        )
+    header = ("", "fedtower", "95 % interval", *baselines, "n")
+    return Table("Quality", header, rows, "Full-catalogue ranking; all columns on the same users.")
+
+
+def budget(report: Report) -> Table | None:
+    """What each release costs alone, and what has been spent after it."""
+    privacy: Report = report.get("privacy") or {}
+    releases: Sequence[Report] = privacy.get("releases") or []
+    if not releases:
+        return None
+    rows = [
+        (
+            str(release.get("name", "?")),
+            number(release.get("epsilon_alone"), 3),
+            number(release.get("epsilon_after"), 3),
+            number(release.get("noise_multiplier"), 3),
+            number(release.get("sampling_probability"), 3),
+            number(release.get("steps"), 0),
+            "yes" if release.get("left_the_client", True) else "no",
+        )
+        for release in releases
+    ]
+    header = ("release", "ε alone", "ε after", "noise σ/C", "sampling q", "steps", "left the client")
+    return Table("Privacy budget", header, rows, budget_line(report), frozenset({0, 6}))
+
+
+def budget_line(report: Report) -> str:
+    """Say in one line what was spent, of what, for which unit."""
+    privacy: Report = report.get("privacy") or {}
+    if is_privacy_off(report):
+        return PRIVACY_OFF
+    if privacy.get("epsilon") is None:
+        return "no release was made"
+    spent = f"ε = {privacy['epsilon']:.3f}"
+    if privacy.get("epsilon_budget") is not None:
+        spent += f" of {privacy['epsilon_budget']:g}"
+    if privacy.get("delta") is not None:
+        spent += f" at δ = {privacy['delta']:.3g}"
+    if privacy.get("unit"):
+        spent += f", one {privacy['unit']}'s whole log"
+    if privacy.get("noise"):
+        spent += f", noise: {str(privacy['noise']).replace('_', ' ')}"
+    return spent
+
+
+def departures(report: Report) -> Table | None:
+    """Bytes that left the clients, by kind; the user encoder comes first, with its 0."""
+    left: Mapping[str, int] | None = report.get("left_the_client")
+    if left is None:
+        return None
+    kinds = sorted(left, key=lambda kind: (kind != "user_encoder", -left[kind], kind))
+    clients = report.get("clients")
+    treatment = "masked, not noised" if is_privacy_off(report) else "clipped, noised, masked"
+    rows = []
+    for kind in kinds:
+        each = size(round(left[kind] / clients)) if clients else "–"
+        note = KIND_NOTES.get(kind, "")
+        if kind.startswith("masked_"):
+            note = ", ".join(filter(None, (note, treatment)))
+        rows.append((kind.replace("_", " "), size(left[kind]), each, f"{left[kind]:,}", note))
+    header = ("what left the clients", "all clients", "each, on average", "bytes", "")
+    return Table("What left the clients", header, rows, text_columns=frozenset({0, 4}))
+
+
+def cleaning(report: Report) -> Table | None:
+    """What each cleaning step dropped."""
+    rows: Sequence[Report] = report.get("cleaning") or []
+    if not rows:
+        return None
+    header = tuple(dict.fromkeys(key for row in rows for key in row))
+    cells = [tuple(_cell(row.get(key)) for key in header) for row in rows]
+    is_text = frozenset(
+        i for i, key in enumerate(header) if any(isinstance(row.get(key), str) for row in rows)
+    )
+    return Table("Cleaning", tuple(h.replace("_", " ") for h in header), cells, text_columns=is_text)
+
+
+def exact_metrics(report: Report) -> Table | None:
+    """Metrics without noise: they exist because a simulation sees everything, and are never released."""
+    simulation: Report = report.get("simulation") or {}
+    metrics: Mapping[str, Any] = simulation.get("exact_metrics") or {}
+    if not metrics:
+        return None
+    rows = []
+    for name, metric in metrics.items():
+        value = metric.get("value") if isinstance(metric, Mapping) else metric
+        rows.append((metric_title(name), number(value)))
+    note = (
+        simulation.get("note")
+        or "A simulation alone can know these: they carry no noise and are not released."
+    )
+    return Table("Without noise, known to the simulation only", ("", "value"), rows, str(note))
+
+
+def provenance(report: Report) -> Table:
+    """Everything needed to name this run and repeat it."""
+    rows = [(key.replace("_", " "), _cell(report[key])) for key in _PROVENANCE if report.get(key) is not None]
+    rows += [(f"scenario: {key}", _cell(value)) for key, value in (report.get("scenario") or {}).items()]
+    return Table("This run", ("", ""), rows, text_columns=frozenset({0, 1}))
+
+
+def timings(report: Report) -> Table | None:
+    """Seconds by phase."""
+    seconds: Mapping[str, float] = report.get("seconds") or {}
+    if not seconds:
+        return None
+    return Table(
+        "Seconds", ("phase", "s"), [(str(k).replace("_", " "), f"{v:.1f}") for k, v in seconds.items()]
+    )
+
+
+def dropouts(report: Report) -> Table | None:
+    """Who did not answer, and when."""
+    rows: Sequence[Any] = report.get("dropouts") or []
+    if not rows:
+        return None
+    return Table("Dropouts", ("",), [(_cell(row),) for row in rows])
+
+
+def all_tables(report: Report) -> list[Table]:
+    """The tables of a report, in reading order, without those that the run has nothing for."""
+    makers = (quality, budget, departures, exact_metrics, cleaning, dropouts, timings, provenance)
+    tables = (make(report) for make in makers)
+    return [table for table in tables if table is not None and table.rows]
+
+
+_PROVENANCE = (
+    "version",
+    "seed",
+    "clients",
+    "users",
+    "items",
+    "item_tower_sha256",
+    "catalogue_sha256",
+)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_cell(inner)}" for key, inner in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_cell, value)) if value else "–"
+    return str(value)
