@@ -1,0 +1,1 @@
+"""Noise: every mechanism returns what it released together with the event to account for."""
