@@ -1,0 +1,110 @@
+"""The one signature of every user encoder, and the start that needs no data."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from recsys_models.encoders.pooling import RecencyPool
+from recsys_models.errors import DataError
+
+Start = Literal["pooled", "random"]
+
+
+class UserEncoder(nn.Module):
+    """A history of item vectors in, the user's vector after each item out; scores are dot products with item
+    vectors.
+
+    ``start`` decides what an untrained encoder says:
+
+    * ``"pooled"``: ``u = s * pool(x) + W trunk(x)`` with ``W = 0`` and ``s = 1``, so the untrained encoder
+      *is* the recency-weighted mean of the history. Private training, which has few and noisy steps, starts
+      from a sound recommender instead of from noise (a residual branch that starts at zero: Bachlechner et
+      al., "ReZero", 2021).
+    * ``"random"``: ``u = W trunk(x)``, everything initialised at random, as published.
+
+    Guarantees, each held by a test that every encoder inherits:
+
+    * causal: position ``t`` does not depend on items after ``t``;
+    * what is written in masked positions, and how many of them there are, changes nothing;
+    * the state after an item does not depend on whether later items are in the batch, so training and serving
+      agree;
+    * masked positions, and so users without history, give zeros;
+    * per-user gradients from Opacus hooks equal autograd's.
+
+    Args:
+        trunk: maps (items_BLD, mask_BL) to hidden_BLD.
+        dim: width of item and user vectors.
+        max_length: longest history, in items.
+        start: see above.
+        decay: initial recency weight of the pooled start.
+        input_scale: public factor on the item vectors before the trunk (not before the pool); towers with
+            very small vectors, such as factorisations, train better near unit variance.
+    """
+
+    def __init__(
+        self,
+        trunk: nn.Module,
+        *,
+        dim: int,
+        max_length: int,
+        start: Start = "pooled",
+        decay: float = 0.9,
+        input_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if start not in ("pooled", "random"):
+            raise DataError(f"start must be 'pooled' or 'random', got {start!r}")
+        if not 0.0 < input_scale < float("inf"):
+            raise DataError(f"input_scale must be positive and finite, got {input_scale!r}")
+        self.dim = dim
+        self.max_length = max_length
+        self.input_scale = input_scale
+        self.trunk = trunk
+        self.out = nn.Linear(dim, dim)
+        self.pool: RecencyPool | None = None
+        self.pool_scale: nn.Linear | None = None
+        if start == "pooled":
+            self.pool = RecencyPool(max_length, decay=decay)
+            # One learnable number, as a Linear over the last axis, because hooks see module calls only.
+            self.pool_scale = nn.Linear(1, 1, bias=False)
+            nn.init.ones_(self.pool_scale.weight)
+            nn.init.zeros_(self.out.weight)
+            nn.init.zeros_(self.out.bias)
+
+    def forward(self, items_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+        """User vectors after every item.
+
+        Args:
+            items_BLD: item vectors, oldest first, right-aligned (padding on the left). ``L <= max_length``.
+            mask_BL: bool, True where there is an item.
+
+        Returns:
+            users_BLD; zero where masked.
+
+        Raises:
+            DataError: if the shapes do not fit.
+        """
+        self._check(items_BLD, mask_BL)
+        absent = ~mask_BL.unsqueeze(-1)
+        items_BLD = items_BLD.masked_fill(absent, 0.0)
+        users_BLD: Tensor = self.out(self.trunk(items_BLD * self.input_scale, mask_BL))
+        if self.pool is not None and self.pool_scale is not None:
+            pooled_BLD = self.pool(items_BLD, mask_BL)
+            users_BLD = users_BLD + self.pool_scale(pooled_BLD.unsqueeze(-1)).squeeze(-1)
+        return users_BLD.masked_fill(absent, 0.0)
+
+    def _check(self, items_BLD: Tensor, mask_BL: Tensor) -> None:
+        if items_BLD.dim() != 3 or items_BLD.shape[-1] != self.dim:
+            raise DataError(f"items must be [B, L, {self.dim}], got {tuple(items_BLD.shape)}")
+        if mask_BL.dtype != torch.bool or mask_BL.shape != items_BLD.shape[:2]:
+            raise DataError(
+                f"mask must be bool {tuple(items_BLD.shape[:2])}, got {mask_BL.dtype} {tuple(mask_BL.shape)}"
+            )
+        if items_BLD.shape[1] > self.max_length:
+            raise DataError(
+                f"history of {items_BLD.shape[1]} items exceeds max_length={self.max_length}; "
+                "pass only the newest"
+            )
