@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from server.report_plots import plots
-from server.report_tables import PRIVACY_OFF, Report, Table, all_tables, budget_line, is_privacy_off, number
+from server.report_tables import PRIVACY_OFF, Report, Table, all_tables, is_privacy_off, number
 
 # The policy makes "loads nothing" something the browser enforces.
 _PAGE = """<!doctype html>
@@ -45,7 +45,8 @@ section { background: var(--card); border: 1px solid var(--line); border-radius:
           padding: 1rem; margin: 1rem 0; }
 .note { color: var(--quiet); font-size: .9rem; margin: 0 0 .6rem; }
 .alarm { background: #b3261e; color: #ffffff; border: 0; font-weight: 700; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .8rem; }
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .8rem;
+           margin-bottom: 1rem; }
 .figures div { background: var(--card); border: 1px solid var(--line); border-radius: .6rem;
                padding: .8rem 1rem; }
 .figures b { display: block; font-size: 1.5rem; font-variant-numeric: tabular-nums; }
@@ -53,13 +54,16 @@ section { background: var(--card); border: 1px solid var(--line); border-radius:
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .92rem; font-variant-numeric: tabular-nums; }
 th { color: var(--quiet); font-weight: 500; text-align: right; vertical-align: bottom; }
-td { text-align: right; white-space: nowrap; }
+td, th { white-space: nowrap; }
+td { text-align: right; }
 th, td { padding: .3rem .7rem .3rem 0; border-bottom: 1px solid var(--line); }
 tr:last-child td { border-bottom: 0; }
-th.text, td.text { text-align: left; white-space: normal; overflow-wrap: anywhere; }
+th.text, td.text { text-align: left; }
+td.long { min-width: 12rem; white-space: normal; overflow-wrap: anywhere; }
 tr.stays td { color: var(--good); font-weight: 600; }
-.plot { background: #ffffff; }
-.plot img { display: block; width: 100%; height: auto; max-width: 44rem; margin: 0 auto; }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 25rem), 1fr)); gap: 1rem; }
+.plots img { display: block; width: 100%; height: auto; background: #ffffff; padding: .5rem;
+             border: 1px solid var(--line); border-radius: .6rem; }
 .users { display: grid; grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); gap: 1.2rem; }
 .users h3 { font-size: .95rem; margin: 0; }
 .users ol { margin: .4rem 0 0; padding-left: 1.4rem; }
@@ -78,7 +82,8 @@ def render_html(report: Report) -> str:
     if report.get("refused"):
         parts.append(f'<section class="alarm">Stopped: {escape(str(report["refused"]))}</section>')
     parts.append(_headline(report))
-    parts += [_plot(text, svg) for text, svg in plots(report).items()]
+    pictures = "".join(_plot(text, svg) for text, svg in plots(report).items())
+    parts.append(f'<div class="plots">{pictures}</div>' if pictures else "")
     parts.append(_lists(report))
     parts += [_table(table) for table in all_tables(report)]
     return _PAGE.format(style=_STYLE, body="\n".join(part for part in parts if part))
@@ -93,9 +98,10 @@ def _headline(report: Report) -> str:
         figures.append((number(recall["value"]), "Recall@10"))
         if popularity.get("value"):
             figures.append((f"{recall['value'] / popularity['value']:.2f} ×", "of popularity's Recall@10"))
-    epsilon = (report.get("privacy") or {}).get("epsilon")
-    if epsilon is not None and not is_privacy_off(report):
-        figures.append((f"ε {epsilon:.2f}", budget_line(report).partition(" of ")[2] or "spent"))
+    privacy = report.get("privacy") or {}
+    if privacy.get("epsilon") is not None and not is_privacy_off(report):
+        of = "" if privacy.get("epsilon_budget") is None else f" of {privacy['epsilon_budget']:g}"
+        figures.append((f"ε {privacy['epsilon']:.2f}", f"spent{of}, per {privacy.get('unit', 'user')}"))
     if "user_encoder" in left:
         figures.append((f"{left['user_encoder']:,} B", "of user encoder left the clients"))
     cells = "".join(
@@ -106,18 +112,12 @@ def _headline(report: Report) -> str:
 
 def _plot(text: str, svg: str) -> str:
     data = base64.b64encode(svg.encode()).decode("ascii")
-    source = f"data:image/svg+xml;base64,{data}"
-    return f'<section class="plot"><img alt="{escape(text)}" src="{source}"></section>'
+    return f'<img alt="{escape(text)}" src="data:image/svg+xml;base64,{data}">'
 
 
 def _table(table: Table) -> str:
     def cells(tag: str, row: tuple[str, ...]) -> str:
-        return "".join(
-            f'<{tag} class="text">{escape(cell)}</{tag}>'
-            if i in table.text_columns
-            else f"<{tag}>{escape(cell)}</{tag}>"
-            for i, cell in enumerate(row)
-        )
+        return "".join(_cell(tag, text, i in table.text_columns) for i, text in enumerate(row))
 
     head = f"<thead><tr>{cells('th', table.header)}</tr></thead>" if any(table.header) else ""
     rows = "".join(
@@ -131,6 +131,11 @@ def _table(table: Table) -> str:
         f'<section><h2>{escape(table.title)}</h2>{note}<div class="scroll">'
         f"<table>{head}<tbody>{rows}</tbody></table></div></section>"
     )
+
+
+def _cell(tag: str, text: str, is_text: bool) -> str:
+    kind = ' class="text long"' if len(text) > 30 else ' class="text"'
+    return f"<{tag}{kind if is_text else ''}>{escape(text)}</{tag}>"
 
 
 def _lists(report: Report) -> str:

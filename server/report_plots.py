@@ -33,12 +33,12 @@ def plots(report: Report) -> dict[str, str]:
     return {text: svg for text, svg in drawn.items() if svg}
 
 
-def _figure(title: str, height: float = 3.1) -> tuple[Figure, Axes]:
+def _figure(title: str, height: float = 2.9) -> tuple[Figure, Axes]:
     # The object interface, not pyplot: no global state, no window system, nothing to close.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, height), layout="constrained")
+    figure = Figure(figsize=(4.8, height), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK, pad=10)
@@ -98,14 +98,14 @@ def _recall_by_round(report: Report) -> str | None:
         )
     _baseline(axes, report, "popularity", "--")
     _baseline(axes, report, "random", ":")
-    step = max(1, len(series) // 12)
+    step = max(1, len(series) // 10)
     shown = series[::step]
     axes.set_xticks([i for i, _ in shown], [str(point.get("round", i)) for i, point in shown])
     axes.set_xlabel("round", fontsize=9, color=QUIET)
     axes.set_ylim(bottom=0)
     axes.margins(x=0.06)
     if len(releases) > 1:
-        axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="lower right")
+        figure.legend(frameon=False, fontsize=9, labelcolor=INK, loc="outside lower center", ncols=3)
     return _svg(figure)
 
 
@@ -133,6 +133,7 @@ def _budget(report: Report) -> str | None:
             ha="center",
             fontsize=9,
             color=INK,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
         )
     limit = privacy.get("epsilon_budget")
     if limit is not None:
@@ -148,7 +149,7 @@ def _budget(report: Report) -> str | None:
         )
     axes.set_ylim(0, 1.18 * max([*heights, limit or 0.0]) or 1.0)
     axes.set_xticks(places, [str(release.get("name", "?")).replace("_", " ") for release in releases])
-    axes.tick_params(axis="x", labelrotation=30 if len(releases) > 6 else 0)
+    axes.tick_params(axis="x", labelrotation=30 if len(releases) > 5 else 0)
     return _svg(figure)
 
 
@@ -157,7 +158,7 @@ def _departures(report: Report) -> str | None:
     if not left:
         return None
     kinds = sorted(left, key=lambda kind: (kind == "user_encoder", left[kind], kind))
-    figure, axes = _figure("What left the clients, all together", height=0.9 + 0.36 * len(kinds))
+    figure, axes = _figure("What left the clients, all together", height=max(1.6, 0.9 + 0.34 * len(kinds)))
     axes.barh(range(len(kinds)), [left[kind] for kind in kinds], color=BLUE, height=0.6)
     for place, kind in enumerate(kinds):
         stays = left[kind] == 0
@@ -176,7 +177,7 @@ def _departures(report: Report) -> str | None:
     axes.set_xticks([])
     axes.grid(visible=False)
     axes.spines["bottom"].set_visible(False)
-    axes.set_xlim(0, 1.15 * max(max(left.values()), 1))
+    axes.set_xlim(0, 1.25 * max(max(left.values()), 1))
     return _svg(figure)
 
 

@@ -22,7 +22,7 @@ KIND_NOTES = {
     "masked_statistics": "item-item statistics",
     "masked_update": "item-tower gradients",
     "masked_metrics": "recall and other sums",
-    "keys": "public keys, encrypted shares of mask seeds, signatures",
+    "keys": "public keys, encrypted mask shares, signatures",
 }
 
 
@@ -149,8 +149,8 @@ def departures(report: Report) -> Table | None:
         note = KIND_NOTES.get(kind, "")
         if kind.startswith("masked_"):
             note = ", ".join(filter(None, (note, treatment)))
-        rows.append((kind.replace("_", " "), size(left[kind]), each, f"{left[kind]:,}", note))
-    header = ("what left the clients", "all clients", "each, on average", "bytes", "")
+        rows.append((kind.replace("_", " "), each, size(left[kind]), f"{left[kind]:,}", note))
+    header = ("kind", "per client", "all clients", "bytes", "")
     return Table("What left the clients", header, rows, text_columns=frozenset({0, 4}))
 
 
@@ -160,7 +160,7 @@ def cleaning(report: Report) -> Table | None:
     if not rows:
         return None
     header = tuple(dict.fromkeys(key for row in rows for key in row))
-    cells = [tuple(_cell(row.get(key)) for key in header) for row in rows]
+    cells = [tuple(_count(row.get(key)) for key in header) for row in rows]
     is_text = frozenset(
         i for i, key in enumerate(header) if any(isinstance(row.get(key), str) for row in rows)
     )
@@ -225,6 +225,10 @@ _PROVENANCE = (
     "item_tower_sha256",
     "catalogue_sha256",
 )
+
+
+def _count(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else _cell(value)
 
 
 def _cell(value: Any) -> str:
