@@ -1,8 +1,8 @@
 """The Flower ClientApp: decode -> answer -> encode, nothing else.
 
 No exception text ever leaves this process. Flower sends the text of an exception to the server, and such a
-text may quote a line of somebody's behaviour log; so everything is caught here and answered with a short reason
-code, while the traceback stays in this client's own log.
+text may quote a line of somebody's behaviour log; so everything is caught here and answered with a short
+reason code, while the traceback stays in this client's own log.
 """
 
 from __future__ import annotations
@@ -23,24 +23,14 @@ from privacy.errors import (
     ProtocolError,
     SensitivityViolation,
 )
+from privacy.wire.federation import UPLINK
 
 _log = logging.getLogger(__name__)
 
 HELLO = "query.hello"
 """Asked by the transport itself, to learn which client a Flower node is."""
 
-KINDS = (
-    HELLO,
-    "query.enrol",
-    "query.keys",
-    "query.survivors",
-    "query.reveal",
-    "query.abort",
-    "query.publish",
-    "train.open",
-    "train.fit",
-    "evaluate.open",
-)
+KINDS = (HELLO, *UPLINK)
 """Every message this client knows; what is not listed is refused before any handler sees it."""
 
 _APP_ERROR = 2  # Flower's CLIENT_APP_RAISED_EXCEPTION: the code says only that there is no answer
