@@ -20,7 +20,7 @@ KIND_NOTES = {
     "user_encoder": "weights of the user encoder: they stay",
     "masked_popularity": "item counts",
     "masked_statistics": "item-item statistics",
-    "masked_update": "item-tower gradients",
+    "masked_update": "item statistics and gradients",
     "masked_metrics": "recall and other sums",
     "keys": "public keys, encrypted mask shares, signatures",
 }
