@@ -189,7 +189,7 @@ def _noised(
 def _magnitudes(table: _Table, upper: NDArray[np.uint64], randomness: RandomSource) -> NDArray[np.int64]:
     """Inverts the cumulative table at uniform 127-bit numbers of which the upper 63 bits are given."""
     found = np.searchsorted(table.high, upper, side="right").astype(np.int64)
-    # An entry whose upper bits equal the drawn ones is not decided yet: draw and compare the lower 64 bits too.
+    # Equal upper bits decide nothing yet: draw the lower 64 bits and compare those as well.
     tied: list[int] = np.flatnonzero((found > 0) & (table.high[found - 1] == upper)).tolist()
     lower: list[int] = randomness.uint64(len(tied)).tolist()
     for position, word in zip(tied, lower, strict=True):
