@@ -118,8 +118,8 @@ def cross_check(events: Sequence[ReleaseEvent], target_delta: float) -> float:
     slack = 1e-4  # absolute: near epsilon 0 a grid cannot agree to 2 %
     if not least * (1 - _AGREEMENT) - slack <= first <= second * (1 + _AGREEMENT) + slack:
         raise LedgerError(
-            f"two accountants disagree: epsilon {first:.6g} by PLD, {second:.6g} by the second method, at least "
-            f"{least:.6g} for the unsampled part, at delta {target_delta:g}; nothing may be released on such a figure"
+            f"two accountants disagree at delta {target_delta:g}: epsilon {first:.6g} by PLD, {second:.6g} "
+            f"by another, at least {least:.6g} for what was not sampled; release nothing on such a figure"
         )
     return first
 

@@ -1,0 +1,252 @@
+"""An append-only log that notices when it was changed, shortened, or replaced by an older copy.
+
+Rows live in one SQLite file; each row's SHA-256 covers its content and the hash before it. A chain alone
+cannot tell a shorter past from the present, so a small file beside it (``<log>.counter``) holds how many rows
+there are and the hash of the last. It is renamed into place after SQLite has committed and before the append
+returns: a crash in between leaves the log ahead of the counter, which is honest and is caught up; a log
+*behind* its counter is an older copy and is refused.
+
+What this cannot notice: someone who replaces both files by older ones together. The head hash is therefore
+also printed in certificates, where others keep it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+import threading
+from collections.abc import Generator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from privacy.accounting.events import canonical_bytes
+from privacy.errors import LedgerError
+
+_BUSY_S = 60.0
+_SCHEMA = """CREATE TABLE IF NOT EXISTS chain (
+    number INTEGER PRIMARY KEY,
+    kind TEXT NOT NULL, body TEXT NOT NULL, previous TEXT NOT NULL, hash TEXT NOT NULL
+) STRICT"""
+_GENESIS = "0" * 64
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: ``hash`` = SHA-256 of the canonical JSON of all the other fields."""
+
+    number: int
+    kind: str
+    body: dict[str, Any]
+    previous: str
+    hash: str
+
+
+@dataclass
+class Transaction:
+    """The verified rows, and those to append to them; nobody else writes until it ends."""
+
+    rows: list[Row]
+    _stored: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._stored = len(self.rows)
+
+    @property
+    def appended(self) -> list[Row]:
+        """The rows that are not in the file yet."""
+        return self.rows[self._stored :]
+
+    def append(self, kind: str, body: dict[str, Any]) -> Row:
+        """Adds a row; it is durable once the transaction has ended without an exception."""
+        number, previous = len(self.rows), self.rows[-1].hash if self.rows else _GENESIS
+        row = Row(number, kind, body, previous, _digest(number, kind, body, previous))
+        self.rows.append(row)
+        return row
+
+
+class ChainedLog:
+    """The log in a file, or in memory for simulations.
+
+    Args:
+        path: of the SQLite file, or None for memory.
+        create: make an empty log if there is none.
+
+    Raises:
+        LedgerError: there is no log and ``create`` is False, or one of the two files is missing.
+    """
+
+    def __init__(self, path: Path | None, *, create: bool = True) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._memory = (
+            sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+            if path is None
+            else None
+        )
+        if path is not None:
+            _prepare_files(path, _counter_path(path), create)
+
+    @contextmanager
+    def transaction(self) -> Generator[Transaction]:
+        """Verifies everything, gives the rows, and writes what was appended, all under one exclusive lock.
+
+        Two processes on one file take turns, so nobody decides on rows that are not the last ones. An
+        exception inside appends nothing.
+
+        Raises:
+            LedgerError: naming the first row that cannot be trusted, or what is wrong with the files.
+        """
+        try:
+            with self._lock, self._connection() as database:
+                with _exclusive(database):
+                    transaction = Transaction(self._verified_rows(database))
+                    yield transaction
+                    for row in transaction.appended:
+                        fields = (
+                            row.number,
+                            row.kind,
+                            canonical_bytes(row.body).decode(),
+                            row.previous,
+                            row.hash,
+                        )
+                        database.execute("INSERT INTO chain VALUES (?, ?, ?, ?, ?)", fields)
+                if transaction.appended and self._path is not None:
+                    self._advance_counter(database, _counter_path(self._path))
+        except sqlite3.Error as error:
+            raise LedgerError(f"the ledger {self._path or 'in memory'} cannot be used: {error}") from error
+
+    @contextmanager
+    def _connection(self) -> Generator[sqlite3.Connection]:
+        # A connection for each transaction: none is ever shared between threads or carried through a fork.
+        if self._memory is not None:
+            self._memory.execute(_SCHEMA)
+            yield self._memory
+            return
+        with closing(sqlite3.connect(str(self._path), isolation_level=None, timeout=_BUSY_S)) as database:
+            database.execute(
+                "PRAGMA synchronous = EXTRA"
+            )  # durable on return, the journal's directory included
+            database.execute(_SCHEMA)
+            yield database
+
+    def _verified_rows(self, database: sqlite3.Connection) -> list[Row]:
+        rows: list[Row] = []
+        stored = database.execute("SELECT number, kind, body, previous, hash FROM chain ORDER BY number")
+        for position, fields in enumerate(stored):
+            rows.append(_verified_row(position, rows[-1].hash if rows else _GENESIS, fields))
+        if self._path is not None:
+            counter = _counter_path(self._path)
+            counted, head = _read_counter(counter)
+            _check_against_counter(rows, counted, head)
+            if counted < len(rows):  # a process died between its commit and the counter
+                _write_counter(counter, len(rows), rows[-1].hash)
+        return rows
+
+    def _advance_counter(self, database: sqlite3.Connection, counter: Path) -> None:
+        # In a transaction of its own, so that a slower process cannot put an older count over a newer one.
+        with _exclusive(database):
+            newest = "SELECT number, hash FROM chain ORDER BY number DESC LIMIT 1"
+            number, head = database.execute(newest).fetchone()
+            _write_counter(counter, int(number) + 1, str(head))
+
+
+@contextmanager
+def _exclusive(database: sqlite3.Connection) -> Generator[None]:
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        database.execute("ROLLBACK")
+        raise
+    database.execute("COMMIT")
+
+
+def _digest(number: int, kind: str, body: dict[str, Any], previous: str) -> str:
+    document = {"number": number, "kind": kind, "body": body, "previous": previous}
+    return hashlib.sha256(canonical_bytes(document)).hexdigest()
+
+
+def _verified_row(position: int, previous: str, fields: tuple[int, str, str, str, str]) -> Row:
+    number, kind, text, stated_previous, stated_hash = fields
+    if number != position:
+        raise LedgerError(
+            f"row {position} of the ledger is missing (row {number} follows row {position - 1})"
+        )
+    body = _canonical_object(text)
+    if body is None or stated_previous != previous or stated_hash != _digest(number, kind, body, previous):
+        raise LedgerError(f"row {position} of the ledger was changed: its hash does not match its content")
+    return Row(number, kind, body, previous, stated_hash)
+
+
+def _canonical_object(text: str) -> dict[str, Any] | None:
+    """Parses a JSON object; None unless it is spelled in the one way that is hashed."""
+    try:
+        body = json.loads(text)
+        return body if canonical_bytes(body).decode() == text and text.startswith("{") else None
+    except ValueError:
+        return None
+
+
+def _check_against_counter(rows: list[Row], count: int, head: str) -> None:
+    if len(rows) < count:
+        raise LedgerError(
+            f"the ledger ends before row {len(rows)}, but {count} were written: an older or shortened copy"
+        )
+    if count and rows[count - 1].hash != head:
+        raise LedgerError(
+            f"row {count - 1} of the ledger is not the one its counter remembers: another history"
+        )
+
+
+def _counter_path(path: Path) -> Path:
+    return path.with_name(path.name + ".counter")
+
+
+def _prepare_files(path: Path, counter: Path, create: bool) -> None:
+    if path.exists():
+        if not counter.exists():
+            raise LedgerError(f"{counter} is missing, so {path} may be an older copy: restore the counter")
+        return
+    if counter.exists():
+        if (rows := _read_counter(counter)[0]) > 0:
+            raise LedgerError(f"{path} is missing, but its counter remembers {rows} rows: restore the ledger")
+    elif not create:
+        raise LedgerError(f"there is no ledger at {path}")
+    else:
+        # The counter first: a ledger without one is never trusted, and a crash here leaves only a counter at
+        # zero.
+        _write_counter(counter, 0, _GENESIS)
+    with suppress(FileExistsError):  # another process may be as far as this one
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+
+
+def _read_counter(counter: Path) -> tuple[int, str]:
+    try:
+        document = json.loads(counter.read_bytes())
+        count, head = document["rows"], document["head"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise LedgerError(
+            f"{counter} cannot be read ({error}): the ledger cannot be trusted without it"
+        ) from error
+    if type(count) is not int or not isinstance(head, str) or count < 0:
+        raise LedgerError(f"{counter} holds rows={count!r}, head={head!r}: it was not written by a ledger")
+    return count, head
+
+
+def _write_counter(counter: Path, rows: int, head: str) -> None:
+    beside = counter.with_name(counter.name + ".new")
+    descriptor = os.open(beside, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(canonical_bytes({"rows": rows, "head": head}))
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(counter)
+    directory = os.open(counter.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)  # the rename itself must survive a power cut
+    finally:
+        os.close(directory)
