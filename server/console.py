@@ -146,7 +146,7 @@ def print_summary(report: Report, console: Console | None = None, folder: Path |
         console.print(Panel(Text(f"Stopped: {report['refused']}"), style="bold red"))
     for table in (quality(report), budget(report), _without_exact_bytes(departures(report))):
         if table is not None:
-            console.print(_rich_table(table, is_privacy_off(report)))
+            print_table(table, console)
     _print_lists(report, console)
     if folder is not None:
         console.print()
@@ -164,7 +164,8 @@ def _without_exact_bytes(table: Table | None) -> Table | None:
     return table._replace(header=header, rows=rows, text_columns=frozenset({0, len(header) - 1}))
 
 
-def _rich_table(table: Table, privacy_off: bool) -> Group:
+def print_table(table: Table, console: Console) -> None:
+    """Print a table under its title; on a narrow terminal only the last column gives way."""
     grid = RichTable(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim", pad_edge=False)
     last = len(table.header) - 1
     ours = table.header.index("fedtower") if "fedtower" in table.header else -1
@@ -174,15 +175,14 @@ def _rich_table(table: Table, privacy_off: bool) -> Group:
             justify="left" if i in table.text_columns else "right",
             style="bold cyan" if i == ours else "",
             no_wrap=i < last,
-            # Only the last column gives way on a narrow terminal.
             min_width=max(len(row[i]) for row in (table.header, *table.rows)) if i < last else None,
         )
     for row in table.rows:
         stays = row[0] == "user encoder" and row[1] == "0 B"
         grid.add_row(*(Text(cell) for cell in row), style="bold green" if stays else "")
-    note_style = "bold red" if privacy_off and table.note == PRIVACY_OFF else "dim"
+    note_style = "bold red" if table.note == PRIVACY_OFF else "dim"
     heading = Text.assemble((f"\n{table.title}", "bold"), "  ", (table.note, note_style))
-    return Group(heading, Padding(grid, (0, 0, 0, 1)))
+    console.print(heading, Padding(grid, (0, 0, 0, 1)))
 
 
 def _print_lists(report: Report, console: Console) -> None:
