@@ -87,7 +87,7 @@ def _fetch(url: str, archive: Path, expected: str, timeout_s: float) -> None:
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """Write the files of the one folder in the archive. Only their bare names are used, so none lands elsewhere."""
+    """Write the files of the one folder in the archive, by their bare names, so that none lands elsewhere."""
     folder.mkdir()
     try:
         with zipfile.ZipFile(archive) as content:
