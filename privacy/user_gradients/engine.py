@@ -44,12 +44,25 @@ _HOOK_TOLERANCE = 1e-3
 def wrap_encoder(encoder: nn.Module) -> GradSampleModule:
     """Attaches Opacus' per-user gradient hooks, in place, and puts the encoder into training mode.
 
+    Every module that holds trainable parameters must be of a kind Opacus has an exact rule for
+    (``nn.Linear``, ``nn.LayerNorm``, ``nn.Embedding``, ``nn.Conv1d``, its own ``DPGRU``, ...). Its fallback
+    for other modules is not used: it fails for some only when training runs.
+
     Raises:
-        SensitivityViolation: if a layer mixes users or has no per-user gradient (batch norm, ``nn.GRU``,
-            trainable layers with buffers).
+        SensitivityViolation: if a layer mixes users (batch norm) or has no such rule (``nn.GRU``,
+            ``nn.MultiheadAttention``, a bare ``nn.Parameter``).
     """
     from opacus import GradSampleModule  # imported here: takes seconds, and only clients that train need it
 
+    ruled = GradSampleModule.GRAD_SAMPLERS
+    for name, module in encoder.named_modules():
+        own = [parameter for parameter in module.parameters(recurse=False) if parameter.requires_grad]
+        if own and type(module) not in ruled:
+            raise SensitivityViolation(
+                f"this encoder has no sound per-user gradients: {name or 'the encoder itself'} is a "
+                f"{type(module).__name__} with parameters of its own; build it from nn.Linear, nn.LayerNorm, "
+                "nn.Embedding or nn.Conv1d"
+            )
     try:
         return GradSampleModule(encoder.train(), batch_first=True, loss_reduction="sum", strict=True)
     except (NotImplementedError, ValueError) as error:
