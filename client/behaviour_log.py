@@ -1,0 +1,53 @@
+"""This client's behaviour log, split for training and for measuring. It has no path to the wire."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys_models.data.sequences import Sequences
+from recsys_models.data.splits import LeaveLastOut, leave_last_out
+
+Stage = Literal["validation", "test"]
+
+
+@dataclass(frozen=True)
+class BehaviourLog:
+    """The users of one client.
+
+    Attributes:
+        sequences: every user's events, oldest first.
+    """
+
+    sequences: Sequences
+
+    @cached_property
+    def split(self) -> LeaveLastOut:
+        """Last event for the test, the one before for validation, the rest for training."""
+        return leave_last_out(self.sequences)
+
+    @property
+    def n_users(self) -> int:
+        """Number of users; private, apart from its rounding at enrolment."""
+        return self.sequences.n_users
+
+    @cached_property
+    def training(self) -> list[NDArray[np.int64]]:
+        """Training history of each user."""
+        return _histories(self.split.train)
+
+    def seen(self, stage: Stage) -> list[NDArray[np.int64]]:
+        """What each user had seen before the target of ``stage``."""
+        return _histories(self.split.history(stage))
+
+    def targets(self, stage: Stage) -> NDArray[np.int64]:
+        """The item to be found for each user, or -1."""
+        return self.split.target(stage)
+
+
+def _histories(sequences: Sequences) -> list[NDArray[np.int64]]:
+    return [sequences.of(user) for user in range(sequences.n_users)]

@@ -1,0 +1,165 @@
+"""The local half of release 3: one private step on [encoder + item tower] a round.
+
+Each round every user takes part with probability q, drawn by this client alone (Poisson sampling). The joint gradient of a
+user, encoder parameters and item rows together, is clipped as one vector; the tower part gets this client's share of the
+noise and goes into the secure sum, the encoder part gets all of the noise and moves the encoder here. Noise on the
+encoder is needed although it never leaves: the encoder of the next round shapes the gradients of other users of this
+client (``docs/privacy.md``, trap 1).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from client.model import ClientModel
+from client.public_state import PublicState
+from privacy.bounded import BoundedSum, UserContributions, clip_and_sum
+from privacy.mechanisms.discrete_gaussian import add_noise
+from privacy.randomness import RandomSource
+from privacy.release_terms import ReleaseTerms
+from privacy.user_gradients.engine import encoder_size, per_user_gradients, set_encoder_gradient, wrap_encoder
+from privacy.user_gradients.guard import check_engine
+from recsys_models.batches import NextItemBatch, next_item_batch
+from recsys_models.negatives import CatalogueSampler
+
+_SHORTEST = 2  # a next-item loss needs an item and its successor
+_CHUNK = 256  # users per backward pass; bounds memory, changes nothing else
+_GUARD_USERS = 8
+
+
+class GradientTrainer:
+    """Rounds of one gradient release for one client.
+
+    Args:
+        model: the private encoder, moved in place.
+        training: histories of this client's users, catalogue indices.
+        public: what was published; its head items are the rows of the trained tower.
+        settings: agreed model settings.
+        users: this client's number of users as enrolled (rounded): the public denominator of the encoder's step.
+        randomness: for sampling, negatives and noise.
+    """
+
+    def __init__(
+        self,
+        model: ClientModel,
+        training: list[NDArray[np.int64]],
+        public: PublicState,
+        settings: dict[str, Any],
+        *,
+        users: int,
+        randomness: RandomSource,
+    ) -> None:
+        gradients = settings["gradients"]
+        position = public.head_position
+        histories = [position[h] for h in training]
+        self._histories = [h[h >= 0] for h in histories]
+        self._public = public
+        self._sampler = CatalogueSampler(len(public.head), public.popularity[public.head].astype(np.float64))
+        self._negatives: int = gradients["negatives"]
+        self._max_length: int = settings["max_length"]
+        self._expected_users = max(users * gradients["sampling_probability"], 1.0)
+        self._l2_clip_norm: float = gradients["l2_clip_norm"]
+        self._randomness = randomness
+        self._raw_encoder = model.recommender.encoder
+        self._guard()
+        self._encoder = wrap_encoder(model.recommender.encoder)
+        # Adam divides by the gradient's size, which under noise is the noise's: it would turn noise into full steps.
+        private = bool(settings["private"])
+        learning_rate = gradients["client_learning_rate"]
+        parameters = self._raw_encoder.parameters()
+        self._optimizer: torch.optim.Optimizer = (
+            torch.optim.SGD(parameters, lr=learning_rate)
+            if private
+            else torch.optim.Adam(parameters, lr=learning_rate)
+        )
+        self._private = private
+
+    @property
+    def encoder_parameters(self) -> int:
+        """Length of the encoder's part of the joint vector."""
+        return encoder_size(self._encoder)
+
+    def close(self) -> None:
+        """Take the per-user hooks off the encoder again."""
+        self._encoder.to_standard_module()
+
+    def _guard(self) -> None:
+        """Compare the per-user engine with autograd on a few users before it is used.
+
+        Raises:
+            SensitivityViolation: the engine does not give each user's own gradient for this model.
+        """
+        usable = np.flatnonzero([len(h) >= _SHORTEST for h in self._histories])
+        if usable.size == 0:
+            return
+        # With replacement: a client of one user is checked with two different draws of negatives.
+        batch = self._batch(usable[self._randomness.integers(len(usable), _GUARD_USERS)])
+        check_engine(self._raw_encoder, self._table(), batch.item_ids, batch.select, self._l2_clip_norm)
+
+    def step(self, terms: ReleaseTerms) -> NDArray[np.int64]:
+        """One round: sample, differentiate, clip jointly, move the encoder, return the tower's noised part.
+
+        Args:
+            terms: of the release; their length is that of the tower part.
+
+        Returns:
+            ``[K * dim]`` grid steps, ready to be masked.
+        """
+        drawn = self._randomness.bernoulli(terms.release.sampling_probability, len(self._histories))
+        usable = np.array([len(h) >= _SHORTEST for h in self._histories], dtype=bool)
+        users = np.flatnonzero(drawn & usable)
+        total = self._joint_sum(users, terms)
+        split = self.encoder_parameters
+        encoder_part = BoundedSum(total.values[:split], total.l2_bound, total.unit, total.users)
+        tower_part = BoundedSum(total.values[split:], total.l2_bound, total.unit, total.users)
+        self._move_encoder(encoder_part, terms)
+        return terms.add_share(tower_part, self._randomness)
+
+    def _joint_sum(self, users: NDArray[np.int64], terms: ReleaseTerms) -> BoundedSum:
+        length = self.encoder_parameters + terms.length
+        values = np.zeros(length, dtype=np.int64)
+        for start in range(0, len(users), _CHUNK):
+            batch = self._batch(users[start : start + _CHUNK])
+            gradients = per_user_gradients(self._encoder, self._table(), batch.item_ids, batch)
+            part = clip_and_sum(
+                gradients.to_contributions(len(self._public.head)),
+                l2_clip_norm=terms.l2_clip_norm,
+                unit=terms.unit,
+            )
+            values += part.values
+        return BoundedSum(values, terms.l2_bound, terms.unit, len(users))
+
+    def _move_encoder(self, total: BoundedSum, terms: ReleaseTerms) -> None:
+        values = total.values
+        if terms.private:
+            # All of the noise, not a share: nothing sums this part up with other clients.
+            name = f"{terms.release.name}/encoder"
+            values = add_noise(
+                total, terms.total_sigma, self._randomness, name=name, left_the_client=False
+            ).values
+        set_encoder_gradient(self._encoder, values * terms.unit / self._expected_users)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+
+    def _table(self) -> torch.Tensor:
+        return torch.from_numpy(self._public.item_tower[self._public.head])
+
+    def _batch(self, users: NDArray[np.int64]) -> NextItemBatch:
+        shape = (len(users), self._negatives)
+        negatives = self._sampler.sample(self._randomness.uniform(shape[0] * shape[1]).reshape(shape))
+        return next_item_batch(
+            [self._histories[u] for u in users],
+            max_length=self._max_length,
+            negatives=negatives,
+            log_expected_count=self._sampler.log_expected_count(negatives, self._negatives),
+        )
+
+
+def empty_contributions(length: int) -> UserContributions:
+    """What a client without users contributes: nothing, but with noise and masks like everybody."""
+    nothing = np.zeros(0, dtype=np.int64)
+    return UserContributions(nothing, np.zeros(0), np.zeros(1, dtype=np.int64), length)

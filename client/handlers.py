@@ -1,0 +1,338 @@
+"""How a client answers each message. The order is always: policy, ledger, data, clip, noise, mask.
+
+Nothing that goes wrong here reaches the server as text: a refusal is a short reason code, and whatever else happens is the
+code "internal" there and a log line here.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.behaviour_log import BehaviourLog
+from client.encoder_fit import EncoderFit
+from client.evaluation import metric_contributions, rank_targets
+from client.gradients import GradientTrainer
+from client.model import ClientModel
+from client.policy import ClientPolicy
+from client.public_state import PublicState
+from client.statistics import popularity_contributions, statistics_contributions
+from privacy.accounting.ledger import Ledger
+from privacy.accounting.plan import FederationPlan
+from privacy.accounting.schedule import ScheduledRelease
+from privacy.bounded import UserContributions
+from privacy.errors import (
+    BudgetExceeded,
+    InputError,
+    LedgerError,
+    PolicyRefusal,
+    ProtocolError,
+    SensitivityViolation,
+)
+from privacy.randomness import RandomSource
+from privacy.release_terms import SECTION, ReleaseTerms, release_terms
+from privacy.secagg.client_session import SecaggClient
+from privacy.secagg.keys import Identity
+from privacy.secagg.labels import RoundHeader
+from privacy.wire import federation as wire
+from privacy.wire.federation import Answer, Enrolment, OpenRound, Task, round_task, round_to_two_digits
+from recsys_models.release_shapes import release_shape
+
+_LOG = logging.getLogger("fedtower.client")
+
+_REASONS: tuple[tuple[type[Exception], str], ...] = (
+    (BudgetExceeded, "budget-exceeded"),
+    (LedgerError, "ledger-untrusted"),
+    (SensitivityViolation, "sensitivity-violated"),
+    (ProtocolError, "protocol-violated"),
+    (InputError, "input-unusable"),
+)
+
+
+class ClientHandlers:
+    """One client: its log, its private model, its ledger, and an answer to every message of the wire inventory.
+
+    Args:
+        client_id: name in the roster.
+        log: this client's users.
+        catalogue_sha256: hex hash of the item catalogue.
+        n_items: size of the catalogue.
+        identity: signs for this client.
+        secagg: this client's side of secure aggregation, with the pinned roster.
+        ledger: what has been released about this client's users.
+        policy: this client's own limits.
+        randomness: source of noise, sampling and masks.
+        state_dir: where the private model is kept.
+    """
+
+    def __init__(
+        self,
+        *,
+        client_id: str,
+        log: BehaviourLog,
+        catalogue_sha256: str,
+        n_items: int,
+        identity: Identity,
+        secagg: SecaggClient,
+        ledger: Ledger,
+        policy: ClientPolicy,
+        randomness: RandomSource,
+        state_dir: Path,
+    ) -> None:
+        self.client_id = client_id
+        self.log = log
+        self.policy = policy
+        self.ledger = ledger
+        self._catalogue_sha256 = catalogue_sha256
+        self._n_items = n_items
+        self._identity = identity
+        self._secagg = secagg
+        self._randomness = randomness
+        self._state_dir = state_dir
+        self._plan: FederationPlan | None = None
+        self._rounds_done: dict[str, int] = {}
+        self._charged_releases: set[str] = set()
+        self._trainer: GradientTrainer | None = None
+        self._stored_memory = b""
+        self._handlers: dict[str, Callable[[bytes], bytes]] = {
+            wire.ENROL: self._enrol,
+            wire.AGREE: self._agree,
+            wire.ADVERTISE: self._advertise,
+            wire.KEYS: self._secagg.accept_keys,
+            wire.CONFIRM: self._confirm,
+            wire.RELEASE: self._release,
+            wire.EVALUATE: self._release,
+            wire.SURVIVORS: self._secagg.sign_survivors,
+            wire.REVEAL: self._secagg.reveal,
+            wire.PUBLISH: self._publish,
+            wire.FIT: self._fit,
+        }
+
+    def answer(self, kind: str, payload: bytes) -> bytes:
+        """Answer one message; never raises for what the message holds."""
+        try:
+            if kind not in self._handlers:
+                raise ProtocolError(f"message kind {kind!r} is not in the wire inventory")
+            body = self._handlers[kind](payload)
+            self._remember()
+            return Answer(body=body).encode()
+        except PolicyRefusal as refusal:
+            _LOG.warning("%s refuses %s: %s", self.client_id, kind, refusal)
+            return Answer(refusal=refusal.reason_code).encode()
+        except Exception as error:
+            reason = next((code for known, code in _REASONS if isinstance(error, known)), "internal")
+            if reason == "internal":
+                _LOG.exception("%s failed to answer %s", self.client_id, kind)
+            else:
+                _LOG.warning("%s refuses %s: %s", self.client_id, kind, error)
+            return Answer(refusal=reason).encode()
+
+    def _remember(self) -> None:
+        """Store what was answered before the answer leaves, so that a crash cannot make this client answer twice."""
+        memory = self._secagg.memory.to_json()
+        if memory != self._stored_memory:
+            path = self._state_dir / "answered.json"
+            aside = path.with_suffix(".part")
+            aside.write_bytes(memory)
+            aside.replace(path)
+            self._stored_memory = memory
+
+    # -- enrolment and agreement ------------------------------------------------------------------------------
+
+    @property
+    def enrolled_users(self) -> int:
+        """Number of users as the server is told: rounded down to two significant digits, at least 1."""
+        return max(1, round_to_two_digits(self.log.n_users))
+
+    def _enrol(self, _payload: bytes) -> bytes:
+        return Enrolment(
+            self.client_id, self._identity.public_bytes(), self.enrolled_users, self._catalogue_sha256
+        ).encode()
+
+    def _agree(self, payload: bytes) -> bytes:
+        plan = FederationPlan.from_json(Task.decode(payload).parameters)
+        if self.client_id not in plan.cohort:
+            raise PolicyRefusal("not-in-cohort", f"the plan's cohort does not name {self.client_id}")
+        self.policy.check(plan, catalogue_sha256=self._catalogue_sha256, users=self.log.n_users)
+        self._plan = plan
+        self._rounds_done = {}
+        self._charged_releases = set()
+        self.public = PublicState(self._n_items, plan.settings["dim"])
+        self.model = self._fresh_model()
+        return b""
+
+    def _fresh_model(self) -> ClientModel:
+        """An untrained model; its start holds no data, so it may follow from public bytes and be repeatable."""
+        return ClientModel(self.plan.settings, self.plan.session.encode())
+
+    @property
+    def plan(self) -> FederationPlan:
+        """The agreed plan.
+
+        Raises:
+            ProtocolError: nothing was agreed yet.
+        """
+        if self._plan is None:
+            raise ProtocolError("no plan was agreed")
+        return self._plan
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Agreed settings, and whether the run is private."""
+        return {**self.plan.settings, "private": self.plan.private}
+
+    def _advertise(self, payload: bytes) -> bytes:
+        parameters = Task.decode(payload).parameters
+        return self._secagg.advertise(
+            bytes.fromhex(self.plan.session), int(parameters["epoch"]), self.plan.cohort
+        )
+
+    def _confirm(self, payload: bytes) -> bytes:
+        self._secagg.accept_confirmations(payload)
+        return b""
+
+    # -- releases ---------------------------------------------------------------------------------------------
+
+    def _release(self, payload: bytes) -> bytes:
+        request = OpenRound.decode(payload)
+        header = RoundHeader.decode(request.header)
+        release = self.plan.release(request.task.name)
+        self.public.update(request.task.arrays)
+        terms = self._terms(release)
+        self._check_header(header, request.task, terms)
+        self._check_turn(release, request.task)
+        values = self._charged(release, lambda: self._values(release, request.task, terms))
+        schema = terms.schema(len(self.plan.cohort))
+        return self._secagg.upload(header, schema, {SECTION: values}, is_noised=self.plan.private)
+
+    def _check_header(self, header: RoundHeader, task: Task, terms: ReleaseTerms) -> None:
+        """The label must bind what this client sees, recomputed from the bytes it received."""
+        header.require(
+            session=bytes.fromhex(self.plan.session),
+            task=round_task(task),
+            task_hash=task.terms_sha256,
+            model_hash=self.public.sha256,
+            catalogue_hash=bytes.fromhex(self._catalogue_sha256),
+            schema_hash=terms.schema(len(self.plan.cohort)).sha256,
+        )
+        if not set(header.cohort) <= set(self.plan.cohort):
+            raise PolicyRefusal("unknown-clients", "the round invites clients that the plan does not name")
+        if header.threshold < self.plan.threshold:
+            # Noise shares are calibrated to the plan's threshold: fewer survivors would carry too little noise.
+            raise PolicyRefusal(
+                "threshold-below-plan", f"threshold {header.threshold}, agreed {self.plan.threshold}"
+            )
+
+    def _check_turn(self, release: ScheduledRelease, task: Task) -> None:
+        done = self._rounds_done.get(release.name, 0)
+        step = int(task.parameters.get("step", 0))
+        # A round this client missed may be skipped, never repeated: a repetition is a second, uncharged answer.
+        if not done <= step < release.steps:
+            raise PolicyRefusal(
+                "step-out-of-turn", f"{release.name} step {step}: done {done} of {release.steps}"
+            )
+        self._rounds_done[release.name] = step + 1
+
+    def _charged(
+        self, release: ScheduledRelease, compute: Callable[[], NDArray[np.int64]]
+    ) -> NDArray[np.int64]:
+        """Reserve before data is read, commit before anything leaves; a crash in between counts as spent.
+
+        All steps of a release are reserved together when the first is asked for.
+        """
+        if not self.plan.private or release.name in self._charged_releases:
+            return compute()
+        reservation = self.ledger.reserve(release.event())
+        self._charged_releases.add(release.name)
+        values = compute()
+        self.ledger.commit(reservation)
+        return values
+
+    def _terms(self, release: ScheduledRelease) -> ReleaseTerms:
+        """What this client itself computes the release's numbers to be."""
+        shape = release_shape(
+            release.kind,
+            n_items=self._n_items,
+            head=len(self.public.head),
+            settings=self.plan.settings,
+            private=self.plan.private,
+        )
+        return release_terms(
+            self.plan, release.name, length=shape.length, l2_clip_norm=shape.l2_clip_norm, unit=shape.unit
+        )
+
+    def _values(self, release: ScheduledRelease, task: Task, terms: ReleaseTerms) -> NDArray[np.int64]:
+        if release.kind == "gradients":
+            return self._gradient_step(release, terms)
+        return terms.protect(self._contributions(release, task), self._randomness)
+
+    def _contributions(self, release: ScheduledRelease, task: Task) -> UserContributions:
+        if release.kind == "popularity":
+            return popularity_contributions(self.log, self._n_items)
+        if release.kind == "statistics":
+            return statistics_contributions(self.log, self.public, dict(self.plan.settings))
+        stage = task.parameters.get("stage")
+        if stage not in ("validation", "test"):
+            raise ProtocolError(f"metrics were asked for stage {stage!r}; 'validation' and 'test' are known")
+        return metric_contributions(rank_targets(self.model, self.log, self.public, stage))
+
+    def _gradient_step(self, release: ScheduledRelease, terms: ReleaseTerms) -> NDArray[np.int64]:
+        if self._trainer is None:
+            self._trainer = GradientTrainer(
+                self.model,
+                self.log.training,
+                self.public,
+                self.settings,
+                users=self.enrolled_users,
+                randomness=self._randomness,
+            )
+        values = self._trainer.step(terms)
+        if self._rounds_done[release.name] == release.steps:
+            self._close_trainer()
+        return values
+
+    def _close_trainer(self) -> None:
+        if self._trainer is not None:
+            self._trainer.close()
+            self._trainer = None
+
+    # -- what comes back --------------------------------------------------------------------------------------
+
+    def _publish(self, payload: bytes) -> bytes:
+        task = Task.decode(payload)
+        self.public.update(task.arrays)
+        if task.parameters.get("reset_encoder", False):
+            self._close_trainer()
+            self.model = self._fresh_model()
+        if task.parameters.get("final", False):
+            self.model.save(self._state_dir / "encoder.safetensors")
+        return b""
+
+    def _fit(self, payload: bytes) -> bytes:
+        task = Task.decode(payload)
+        self._close_trainer()
+        self.public.update(task.arrays)
+        fit = EncoderFit(
+            self.model,
+            self.log.training,
+            self.public,
+            dict(self.plan.settings),
+            users=self.enrolled_users,
+            randomness=self._randomness,
+        )
+        settings = self.plan.settings["fit"]
+        if self.plan.private and self.plan.protect_within_client:
+            release = self.plan.release(task.name)
+            self._check_turn(release, Task(task.name, {"step": release.steps - 1}))
+            terms = self._terms(release)
+            reservation = self.ledger.reserve(release.event())
+            fit.private(terms)
+            self.ledger.commit(reservation)
+        else:
+            fit.ordinary(settings["steps"], settings["batch_users"])
+        return b""

@@ -1,0 +1,64 @@
+"""The part of the recommender that never leaves this client: the user encoder and the blend's weights."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+
+from recsys_models.batches import window
+from recsys_models.encoders.registry import build_encoder
+from recsys_models.retrieval.blend import BlendedRecommender, ChannelScores
+
+# Building a module draws from torch's global generator; clients of a simulation are built by several threads.
+_BUILDING = threading.Lock()
+
+
+class ClientModel:
+    """Encoder plus channel weights, on this machine only.
+
+    Args:
+        settings: the plan's model settings.
+        seed_material: bytes that fix the initial weights, public or not: they hold no data.
+    """
+
+    def __init__(self, settings: Mapping[str, Any], seed_material: bytes) -> None:
+        self.max_length = int(settings["max_length"])
+        seed = int.from_bytes(hashlib.sha256(b"encoder" + seed_material).digest()[:8], "little") >> 1
+        with _BUILDING, torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            encoder = build_encoder(
+                settings["encoder"], settings["dim"], max_length=self.max_length, blocks=settings["blocks"]
+            )
+        self.recommender = BlendedRecommender(encoder)
+
+    def scores(self, histories: Sequence[NDArray[np.int64]], scorer: ChannelScores) -> torch.Tensor:
+        """Scores ``[B, n_items]`` of what comes next after each whole history."""
+        self.recommender.eval()
+        ids, mask = window(histories, self.max_length)
+        ids_BL, mask_BL = torch.from_numpy(ids), torch.from_numpy(mask)
+        tower_ND = scorer.public.tower_ND
+        last_B1 = torch.full((len(histories), 1), ids_BL.shape[1] - 1)
+        with torch.no_grad():
+            fixed = scorer.fixed_channels(ids_BL, mask_BL, last_B1)
+            return self.recommender(tower_ND[ids_BL.clamp(min=0)], mask_BL, tower_ND, fixed, last_B1).squeeze(
+                1
+            )
+
+    def save(self, path: Path) -> None:
+        """Write the private weights beside ``path`` and rename; they are never sent."""
+        aside = path.with_suffix(".part")
+        save_file({k: v.contiguous() for k, v in self.recommender.state_dict().items()}, aside)
+        aside.chmod(0o600)
+        aside.replace(path)
+
+    def load(self, path: Path) -> None:
+        """Read what ``save`` wrote."""
+        self.recommender.load_state_dict(load_file(path))

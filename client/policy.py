@@ -1,0 +1,81 @@
+"""What this client will agree to, whatever the server asks."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from privacy.accounting.accountant import epsilon
+from privacy.accounting.plan import FederationPlan
+from privacy.errors import InputError, PolicyRefusal
+
+
+class ClientPolicy(BaseModel):
+    """Limits set by whoever holds the logs; no message can weaken them.
+
+    Attributes:
+        max_epsilon: most this client's users may be exposed to, over everything its ledger holds.
+        delta: at which ``max_epsilon`` is meant; a plan with a larger delta is refused.
+        min_cohort: fewest clients whose sum may be formed.
+        allow_privacy_off: whether releases without noise are answered at all.
+        allow_unprotected_encoder: whether the encoder may be fitted without noise, which exposes users of this client to
+            each other (not to anybody outside).
+        min_colluding: clients that must at least be assumed to collude when noise is shared.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    max_epsilon: Annotated[float, Field(gt=0.0)] = 8.0
+    delta: Annotated[float, Field(gt=0.0, lt=1.0)] = 1e-5
+    min_cohort: Annotated[int, Field(ge=3)] = 3
+    allow_privacy_off: bool = False
+    allow_unprotected_encoder: bool = False
+    min_colluding: Annotated[int, Field(ge=0)] = 1
+
+    def check(self, plan: FederationPlan, *, catalogue_sha256: str, users: int) -> None:
+        """Agree to a plan, or say why not.
+
+        Raises:
+            PolicyRefusal: with a reason code that may be sent to the server.
+        """
+        if plan.catalogue_sha256 != catalogue_sha256:
+            raise PolicyRefusal(
+                "catalogue-mismatch", "the plan is for another item catalogue than this client's"
+            )
+        if len(plan.cohort) < self.min_cohort:
+            raise PolicyRefusal(
+                "cohort-too-small", f"{len(plan.cohort)} clients; at least {self.min_cohort} required"
+            )
+        if users > plan.max_users:
+            raise PolicyRefusal("too-many-users", f"the plan holds at most {plan.max_users} users a client")
+        if not plan.private:
+            if not self.allow_privacy_off:
+                raise PolicyRefusal(
+                    "privacy-off-forbidden", "the plan adds no noise; this client's policy forbids that"
+                )
+            return
+        self._check_budget(plan)
+
+    def _check_budget(self, plan: FederationPlan) -> None:
+        if plan.target_delta > self.delta:
+            raise PolicyRefusal("delta-above-policy", f"delta {plan.target_delta} exceeds {self.delta}")
+        if not plan.protect_within_client and not self.allow_unprotected_encoder:
+            raise PolicyRefusal("unprotected-encoder-forbidden", "the plan fits encoders without noise")
+        if plan.noise == "distributed" and plan.colluding < self.min_colluding:
+            raise PolicyRefusal(
+                "too-few-colluders-assumed", f"{plan.colluding} assumed, {self.min_colluding} required"
+            )
+        if plan.epsilon > self.max_epsilon:
+            raise PolicyRefusal(
+                "epsilon-above-policy", f"budget {plan.epsilon} exceeds this client's {self.max_epsilon}"
+            )
+        try:
+            events = plan.events()
+        except InputError as error:
+            raise PolicyRefusal("plan-incomplete", str(error)) from None
+        # A plan may be more than its budget covers: then the ledger refuses at that release, not here.
+        if any(event.noise_multiplier == 0.0 for event in events):
+            raise PolicyRefusal("release-without-noise", "a release of a private plan carries no noise")
+        if events and not epsilon(events[:1], plan.target_delta) < float("inf"):
+            raise PolicyRefusal("release-without-bound", "the first release has no finite epsilon")

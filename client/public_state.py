@@ -1,0 +1,109 @@
+"""What the federation has published so far, as this client holds it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privacy.errors import ProtocolError
+from privacy.wire.federation import Arrays, public_state_sha256
+from recsys_models.item_towers.factorisation import TransitionChannel
+from recsys_models.retrieval.blend import PublicChannels
+
+# name: (dtype, number of dimensions); nothing else is accepted from a server.
+KNOWN: dict[str, tuple[str, int]] = {
+    "popularity": ("float32", 1),
+    "head": ("int64", 1),
+    "item_tower": ("float32", 2),
+    "transitions_sparse": ("float32", 2),
+    "transitions_smooth": ("float32", 2),
+}
+
+
+class PublicState:
+    """Public arrays, checked as they arrive.
+
+    Args:
+        n_items: size of the catalogue.
+        dim: width of item vectors.
+    """
+
+    def __init__(self, n_items: int, dim: int) -> None:
+        self.n_items = n_items
+        self.dim = dim
+        self._arrays: Arrays = {}
+
+    def update(self, arrays: Arrays) -> None:
+        """Replace arrays by name.
+
+        Raises:
+            ProtocolError: an unknown name, a wrong type or shape, or a number that is not finite.
+        """
+        for name, array in arrays.items():
+            self._check(name, array)
+        self._arrays.update(arrays)
+
+    def _check(self, name: str, array: NDArray[Any]) -> None:
+        if name not in KNOWN:
+            raise ProtocolError(f"the server published {name!r}, which no client knows")
+        dtype, dimensions = KNOWN[name]
+        if array.dtype != np.dtype(dtype) or array.ndim != dimensions:
+            raise ProtocolError(
+                f"published {name!r} is {array.dtype} with {array.ndim} axes; expected {dtype}, {dimensions}"
+            )
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ProtocolError(f"published {name!r} holds numbers that are not finite")
+        expected = {"popularity": (self.n_items,), "item_tower": (self.n_items, self.dim)}.get(
+            name, array.shape
+        )
+        if array.shape != expected:
+            raise ProtocolError(f"published {name!r} has shape {array.shape}, expected {expected}")
+        if name == "head" and (array.size == 0 or array.min() < 0 or array.max() >= self.n_items):
+            raise ProtocolError(f"published head items lie outside the catalogue of {self.n_items} items")
+        if name == "head" and len(np.unique(array)) != len(array):
+            raise ProtocolError("published head items repeat")
+
+    @property
+    def sha256(self) -> bytes:
+        """Hash of everything published."""
+        return public_state_sha256(self._arrays)
+
+    @property
+    def head(self) -> NDArray[np.int64]:
+        """Catalogue indices of the head items; the whole catalogue before they were published."""
+        return self._arrays.get("head", np.arange(self.n_items, dtype=np.int64))
+
+    @property
+    def head_position(self) -> NDArray[np.int64]:
+        """For every item its position in ``head``, or -1."""
+        position = np.full(self.n_items, -1, dtype=np.int64)
+        position[self.head] = np.arange(len(self.head))
+        return position
+
+    @property
+    def item_tower(self) -> NDArray[np.float32]:
+        """Item vectors ``[n_items, dim]``; zeros before anything was published."""
+        return self._arrays.get("item_tower", np.zeros((self.n_items, self.dim), dtype=np.float32))
+
+    @property
+    def popularity(self) -> NDArray[np.float32]:
+        """Released popularity ``[n_items]``; zeros before its release."""
+        return self._arrays.get("popularity", np.zeros(self.n_items, dtype=np.float32))
+
+    def channels(self) -> PublicChannels:
+        """Everything a recommender scores with.
+
+        Raises:
+            ProtocolError: transitions do not fit the head items.
+        """
+        transitions = None
+        if "transitions_sparse" in self._arrays and "transitions_smooth" in self._arrays:
+            transitions = TransitionChannel(
+                self._arrays["transitions_sparse"], self._arrays["transitions_smooth"]
+            )
+            size = (len(self.head), len(self.head))
+            if transitions.sparse.shape != size or transitions.smooth.shape != size:
+                raise ProtocolError(f"published transitions do not fit {len(self.head)} head items")
+        return PublicChannels.build(self.item_tower, self.popularity, self.head, transitions)

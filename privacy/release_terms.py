@@ -1,0 +1,145 @@
+"""The numbers of one release, computed alike by server and client from the agreed plan.
+
+Neither side sends them to the other: a client that computes another schema than the server gets another schema hash, and
+the round is refused before anything is masked.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privacy.accounting.plan import FederationPlan
+from privacy.accounting.schedule import ScheduledRelease
+from privacy.bounded import BoundedSum, UserContributions, clip_and_sum
+from privacy.errors import InputError
+from privacy.mechanisms.discrete_gaussian import MAX_SIGMA, noise_share
+from privacy.randomness import RandomSource
+from privacy.secagg.schema import Section, VectorSchema
+
+SECTION = "sum"
+_STEPS_PER_CLIP = 2**14  # grid steps per clip norm: a user's hundred cells keep two to three digits each
+_STEPS_WITHOUT_NOISE = 2**30
+_NOISE_REACH = 14.0  # the sampler's tail ends before 13 sigma
+
+
+@dataclass(frozen=True)
+class ReleaseTerms:
+    """One release on the wire.
+
+    Attributes:
+        release: the agreed release.
+        length: cells of the released vector.
+        l2_clip_norm: largest norm of one user's contribution.
+        unit: grid step; ``floor(l2_clip_norm / unit)`` is the integer bound.
+        honest_survivors: noise shares the sum is sure to hold; 1 when every client adds all of it.
+        max_users: most users of one client, which bounds its words.
+        private: whether noise is added.
+    """
+
+    release: ScheduledRelease
+    length: int
+    l2_clip_norm: float
+    unit: float
+    honest_survivors: int
+    max_users: int
+    private: bool
+
+    @property
+    def l2_bound(self) -> int:
+        """Bound of one user's contribution in grid steps."""
+        return math.floor(self.l2_clip_norm / self.unit)
+
+    @property
+    def total_sigma(self) -> float:
+        """Standard deviation, in grid steps, that the sum is accounted with."""
+        noise_multiplier = self.release.noise_multiplier
+        if noise_multiplier is None:
+            raise InputError(f"release {self.release.name!r} has no noise_multiplier: fit the schedule first")
+        return noise_multiplier * self.l2_bound
+
+    def executed_sd(self, survivors: int) -> float:
+        """Standard deviation of the sum as it really is, in the caller's units: all survivors' shares together."""
+        if not self.private:
+            return 0.0
+        return self.total_sigma * math.sqrt(survivors / self.honest_survivors) * self.unit
+
+    def schema(self, clients: int) -> VectorSchema:
+        """Word widths that no sum of ``clients`` contributions can overflow."""
+        reach = (
+            0.0 if not self.private else _NOISE_REACH * self.total_sigma / math.sqrt(self.honest_survivors)
+        )
+        bound = self.max_users * self.l2_bound + math.ceil(reach)
+        bits = 32 if 2 * bound * clients < 2**32 else 64
+        return VectorSchema((Section(SECTION, self.length, bits, bound),), clients)
+
+    def protect(self, contributions: UserContributions, randomness: RandomSource) -> NDArray[np.int64]:
+        """Clip, quantise, add this client's noise: what may be masked and sent, in that order.
+
+        Returns:
+            ``[length]`` grid steps.
+
+        Raises:
+            InputError: the contributions have another length than the release.
+        """
+        if contributions.length != self.length:
+            raise InputError(
+                f"release {self.release.name!r} has {self.length} cells, got {contributions.length}"
+            )
+        return self.add_share(
+            clip_and_sum(contributions, l2_clip_norm=self.l2_clip_norm, unit=self.unit), randomness
+        )
+
+    def add_share(self, total: BoundedSum, randomness: RandomSource) -> NDArray[np.int64]:
+        """Add this client's share of the noise to a bounded sum on this release's grid.
+
+        Raises:
+            InputError: the sum was made with another bound or another grid.
+        """
+        if total.l2_bound != self.l2_bound or total.unit != self.unit:
+            raise InputError(
+                f"release {self.release.name!r} is accounted with bound {self.l2_bound} on grid {self.unit}, the sum "
+                f"has bound {total.l2_bound} on grid {total.unit}"
+            )
+        if not self.private:
+            return total.values
+        name = self.release.name
+        return noise_share(total, self.total_sigma, self.honest_survivors, randomness, name=name).values
+
+
+def release_terms(
+    plan: FederationPlan, name: str, *, length: int, l2_clip_norm: float, unit: float | None = None
+) -> ReleaseTerms:
+    """The terms of a release of the plan.
+
+    Args:
+        plan: agreed by both sides.
+        name: of the release.
+        length: cells of its vector.
+        l2_clip_norm: of one user's contribution.
+        unit: grid step, where the meaning of the numbers asks for one (metrics); else chosen so that the noise is
+            thousands of steps wide and rounding is far below it.
+    """
+    release = plan.release(name)
+    if unit is None:
+        unit = l2_clip_norm / _steps(release, plan)
+    return ReleaseTerms(
+        release=release,
+        length=length,
+        l2_clip_norm=l2_clip_norm,
+        unit=unit,
+        honest_survivors=plan.honest_survivors,
+        max_users=plan.max_users,
+        private=plan.private,
+    )
+
+
+def _steps(release: ScheduledRelease, plan: FederationPlan) -> int:
+    """Grid steps per clip norm, fewer where strong noise would leave the sampler's range."""
+    if not plan.private or not release.noise_multiplier:
+        return _STEPS_WITHOUT_NOISE
+    widest = 0.9 * MAX_SIGMA * math.sqrt(plan.honest_survivors) / release.noise_multiplier
+    return max(16, min(_STEPS_PER_CLIP, math.floor(widest)))

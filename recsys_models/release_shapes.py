@@ -1,0 +1,78 @@
+"""How long the vector of each release is and how much one user may add to it.
+
+Server and client compute these numbers from the same public settings, so that neither has to believe the other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from recsys_models.errors import DataError
+from recsys_models.metrics.sums import METRIC_UNIT, metric_names
+from recsys_models.statistics import StatisticsLayout
+
+RANKERS = ("model", "popularity")
+"""Whose ranks a metric release holds: the client's recommender, and popularity on the same users and targets."""
+
+_NOISY_METRIC_UNIT = 2.0**-10
+
+
+@dataclass(frozen=True)
+class ReleaseShape:
+    """Public numbers of one release.
+
+    Attributes:
+        length: cells.
+        l2_clip_norm: largest Euclidean norm of one user's row.
+        unit: grid step, where the numbers' meaning asks for one; None leaves it to the noise.
+    """
+
+    length: int
+    l2_clip_norm: float
+    unit: float | None = None
+
+
+def release_shape(
+    kind: str, *, n_items: int, head: int, settings: Mapping[str, Any], private: bool
+) -> ReleaseShape:
+    """The shape of a release.
+
+    Args:
+        kind: "popularity", "statistics", "gradients", "fit" or "metrics".
+        n_items: size of the catalogue.
+        head: number of head items, once they are known.
+        settings: the plan's settings.
+        private: whether noise is added; metrics lie on a finer grid without it.
+
+    Raises:
+        DataError: the kind is unknown.
+    """
+    if kind == "popularity":
+        return ReleaseShape(n_items, 1.0)
+    if kind == "statistics":
+        return ReleaseShape(statistics_layout(head, settings).length, 1.0)
+    if kind == "gradients":
+        return ReleaseShape(head * settings["dim"], settings["gradients"]["l2_clip_norm"])
+    if kind == "fit":
+        return ReleaseShape(1, settings["fit"]["l2_clip_norm"])
+    if kind == "metrics":
+        return metrics_shape(private)
+    raise DataError(
+        f"release kind {kind!r} is unknown; use popularity, statistics, gradients, fit or metrics"
+    )
+
+
+def metrics_shape(private: bool) -> ReleaseShape:
+    """Counts are exact on both grids, NDCG to the grid's step; every entry lies in [0, 1]."""
+    length = len(metric_names(RANKERS))
+    unit = _NOISY_METRIC_UNIT if private else METRIC_UNIT
+    # Rounded up to the grid, so that a user with every hit is not scaled down.
+    return ReleaseShape(length, math.ceil(math.sqrt(length) / unit) * unit, unit)
+
+
+def statistics_layout(head: int, settings: Mapping[str, Any]) -> StatisticsLayout:
+    """The agreed layout of the statistics vector for this many head items."""
+    return StatisticsLayout(head, settings["gram_share"], settings["orders"], settings["decay"])

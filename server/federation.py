@@ -1,0 +1,381 @@
+"""The federation: enrol, agree, popularity, statistics, gradients, fit, metrics, publish.
+
+Written against ``Transport`` alone. The order is that of ``docs/architecture.md``; every release follows the same four
+lines: reserve in the ledger, ask for one secure sum, commit, publish what follows from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privacy.accounting.ledger import Ledger
+from privacy.accounting.plan import FederationPlan
+from privacy.accounting.schedule import ScheduledRelease
+from privacy.errors import InputError, PolicyRefusal, ProtocolError
+from privacy.release_terms import ReleaseTerms, release_terms
+from privacy.secagg.keys import Roster
+from privacy.wire import federation as wire
+from privacy.wire.federation import Arrays, Enrolment, Task, public_state_sha256
+from recsys_models.release_shapes import release_shape
+from server.item_tower import (
+    TowerOptimizer,
+    popularity_arrays,
+    random_tower,
+    statistics_arrays,
+    whole_tower,
+)
+from server.plan import make_plan
+from server.quality import Quality, quality_from_sums
+from server.scenario import Scenario
+from server.secure_round import Exchange, SecureRounds, SecureSum
+from server.transport import Transport
+
+
+class Watcher(Protocol):
+    """Is told how the federation goes on; ``server.console.RunProgress`` is one."""
+
+    def release(self, name: str, i: int | None = None, total: int | None = None) -> None:
+        """A release begins."""
+        ...
+
+    def round(
+        self,
+        i: int,
+        total: int,
+        answered: int | None = None,
+        of: int | None = None,
+        epsilon: float | None = None,
+    ) -> None:
+        """A round of it is over."""
+        ...
+
+
+@dataclass
+class Outcome:
+    """What a federation produced, whole or up to a refusal.
+
+    Attributes:
+        arrays: everything published, by name.
+        qualities: released metrics by release name, in order.
+        seconds: wall-clock time by phase.
+        chosen: the release whose tower was published.
+    """
+
+    arrays: Arrays = field(default_factory=dict[str, NDArray[Any]])
+    qualities: dict[str, Quality] = field(default_factory=dict[str, Quality])
+    seconds: dict[str, float] = field(default_factory=dict[str, float])
+    chosen: str = ""
+
+
+class Federation:
+    """One run.
+
+    Args:
+        scenario: what is asked for.
+        transport: reaches the clients.
+        ledger: the population's; opened with the scenario's budget.
+        roster: pinned identity keys, or None to pin the keys the clients enrol with.
+        session: hex name of this run.
+        n_items: size of the catalogue.
+        catalogue_sha256: hex.
+        watcher: is told of progress.
+        after_release: called with a name after each metric release (simulations look at exact figures there).
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        transport: Transport,
+        ledger: Ledger,
+        roster: Roster | None,
+        *,
+        session: str,
+        n_items: int,
+        catalogue_sha256: str,
+        watcher: Watcher,
+        after_release: Callable[[str], None] = lambda _name: None,
+    ) -> None:
+        self.scenario = scenario
+        self.ledger = ledger
+        self.exchange = Exchange(transport, scenario.federation.deadline_s)
+        self.outcome = Outcome()
+        self._transport = transport
+        self._roster = roster
+        self._session = session
+        self.n_items = n_items
+        self.catalogue_sha256 = catalogue_sha256
+        self._watcher = watcher
+        self._after_release = after_release
+        self._plan: FederationPlan | None = None
+        self._rounds: SecureRounds | None = None
+        self._unsent: Arrays = {}
+
+    def run(self) -> Outcome:
+        """Run the whole schedule.
+
+        Raises:
+            BudgetExceeded: before the release that the budget does not cover; earlier ones stand.
+            ProtocolError: too few clients survived.
+            InputError: the clients cannot form the federation that was asked for.
+        """
+        with self._phase("enrol"):
+            self.enrol()
+        names = {release.kind for release in self.plan.releases}
+        with self._phase("popularity"):
+            self.release_popularity()
+        if "statistics" in names:
+            with self._phase("statistics"):
+                self.release_statistics()
+                self.release_metrics("metrics-statistics", stage="validation")
+        if "gradients" in names:
+            with self._phase("gradients"):
+                self.release_gradients()
+        with self._phase("fit"):
+            self.fit_encoders()
+        with self._phase("metrics"):
+            self.release_metrics("metrics-final", stage="test")
+        with self._phase("publish"):
+            self.publish(final=True)
+        return self.outcome
+
+    @property
+    def has_plan(self) -> bool:
+        """Whether clients have agreed to a plan yet."""
+        return self._plan is not None
+
+    @property
+    def plan(self) -> FederationPlan:
+        """The agreed plan."""
+        if self._plan is None:
+            raise ProtocolError("clients have not enrolled yet")
+        return self._plan
+
+    @property
+    def rounds(self) -> SecureRounds:
+        """The session's secure aggregates."""
+        if self._rounds is None:
+            raise ProtocolError("clients have not enrolled yet")
+        return self._rounds
+
+    # -- enrolment --------------------------------------------------------------------------------------------
+
+    def enrol(self) -> None:
+        """Learn who is there, agree on a plan, exchange keys."""
+        asked = {client: b"" for client in self._transport.clients()}
+        enrolments = {
+            client: Enrolment.decode(body) for client, body in self.exchange.ask(wire.ENROL, asked).items()
+        }
+        self._check_enrolments(enrolments)
+        self._plan = make_plan(
+            self.scenario,
+            session=self._session,
+            users_of={client: e.users for client, e in enrolments.items()},
+            n_items=self.n_items,
+            catalogue_sha256=self.catalogue_sha256,
+        )
+        agreed = self.exchange.ask(wire.AGREE, self._to_all(Task("plan", self._plan.to_json())))
+        if set(agreed) != set(self._plan.cohort):
+            self._agree_without(set(self._plan.cohort) - set(agreed), enrolments)
+        roster = self._roster or Roster({client: enrolments[client].identity for client in self.plan.cohort})
+        self._rounds = SecureRounds(self.exchange, self.plan, roster)
+        self._rounds.open_epoch()
+
+    def _check_enrolments(self, enrolments: dict[str, Enrolment]) -> None:
+        for client, enrolment in enrolments.items():
+            if enrolment.client_id != client:
+                raise InputError(
+                    f"client {client!r} enrolled as {enrolment.client_id!r}: each client has one name"
+                )
+            if enrolment.catalogue_sha256 != self.catalogue_sha256:
+                raise InputError(
+                    f"client {client!r} holds catalogue {enrolment.catalogue_sha256[:12]}…, the federation "
+                    f"{self.catalogue_sha256[:12]}…: give every client the same catalogue file"
+                )
+
+    def _agree_without(self, refused: set[str], enrolments: dict[str, Enrolment]) -> None:
+        """Plan once more for the clients that agreed, if they are enough; the others are left out by their own will."""
+        reasons = "; ".join(self.exchange.refusals(wire.AGREE))
+        remaining = {client: e.users for client, e in enrolments.items() if client not in refused}
+        if len(remaining) < self.scenario.federation.min_clients:
+            raise PolicyRefusal(
+                "too-few-agreed",
+                f"{len(remaining)} of {len(enrolments)} clients agreed to the plan, "
+                f"{self.scenario.federation.min_clients} are needed ({reasons})",
+            )
+        self._plan = make_plan(
+            self.scenario,
+            session=self._session,
+            users_of=remaining,
+            n_items=self.n_items,
+            catalogue_sha256=self.catalogue_sha256,
+        )
+        agreed = self.exchange.ask(wire.AGREE, self._to_all(Task("plan", self._plan.to_json())))
+        if set(agreed) != set(self._plan.cohort):
+            raise PolicyRefusal(
+                "no-stable-cohort", "clients that had agreed refused the plan for fewer clients"
+            )
+
+    # -- releases ---------------------------------------------------------------------------------------------
+
+    def release_popularity(self) -> None:
+        """Release 1: a secure noisy histogram; the head items, negatives and the fallback ranking follow from it."""
+        terms = self._terms("popularity")
+        total = self._release_sum(terms, step=0)
+        self._update(popularity_arrays(total, int(self.plan.settings["head"])))
+
+    def release_statistics(self) -> None:
+        """Release 2: Gram and transitions of the head items; item tower and transition channel follow from them."""
+        head = self.outcome.arrays["head"]
+        terms = self._terms("statistics")
+        secure_sum = self._charged(terms, step=0)
+        noise_sd = terms.executed_sd(len(secure_sum.survivors))
+        total = secure_sum.values * terms.unit
+        self._update(statistics_arrays(total, noise_sd, head, self.n_items, self.plan.settings))
+        self.outcome.chosen = "statistics"
+
+    def release_gradients(self) -> None:
+        """Release 3: rounds of joint steps on [encoder + tower]; kept only if the released validation recall rose."""
+        release = self.plan.release("gradients")
+        head = self.outcome.arrays["head"]
+        before = dict(self.outcome.arrays)
+        if "item_tower" not in before:
+            seed = int(self.plan.session[:8], 16)
+            self._update({"item_tower": random_tower(head, self.n_items, self.plan.settings["dim"], seed)})
+        terms = self._terms("gradients")
+        optimizer = TowerOptimizer(self.scenario.gradients.server_optimizer, self._server_learning_rate())
+        rows = self.outcome.arrays["item_tower"][head].astype(np.float64)
+        expected_users = self.plan.settings["users"] * release.sampling_probability
+        for step in range(release.steps):
+            total = self._release_sum(terms, step=step)
+            rows = optimizer.step(rows, total.reshape(rows.shape) / expected_users)
+            self._update({"item_tower": whole_tower(rows, head, self.n_items)})
+        self.release_metrics("metrics-gradients", stage="validation")
+        if not self._gradients_paid():
+            self._update({name: before[name] for name in ("item_tower",)})
+            self.publish(reset_encoder=True)
+            return
+        self.outcome.chosen = "gradients"
+
+    def _server_learning_rate(self) -> float:
+        if self.scenario.gradients.server_learning_rate is not None:
+            return self.scenario.gradients.server_learning_rate
+        if self.scenario.gradients.server_optimizer == "fedavg":
+            return 1.0
+        return 0.01 if self.scenario.recipe == "hybrid" else 0.05
+
+    def _gradients_paid(self) -> bool:
+        """Whether released recall@10 on validation is at least what it was before the gradients."""
+        before = self.outcome.qualities.get("metrics-statistics")
+        after = self.outcome.qualities["metrics-gradients"]
+        return before is None or after.model["recall@10"].value >= before.model["recall@10"].value
+
+    def fit_encoders(self) -> None:
+        """Every client fits its encoder on the frozen tower; nothing comes back but an acknowledgement."""
+        charged = any(release.kind == "fit" for release in self.plan.releases)
+        if not charged and not int(self.plan.settings["fit"]["steps"]):
+            return
+        name = "fit"
+        self._watcher.release(name)
+        reservation = self.ledger.reserve(self.plan.release(name).event()) if charged else None
+        answers = self.exchange.ask(wire.FIT, self._to_all(Task(name, {}, self._take_unsent())))
+        if reservation is not None:
+            self.ledger.commit(reservation)
+        self._watcher.round(1, 1, len(answers), len(self.plan.cohort), self._epsilon())
+
+    def release_metrics(self, name: str, *, stage: str) -> None:
+        """Release 4 (and twice before, for choosing): recall and NDCG as secure noisy sums."""
+        terms = self._terms(name)
+        secure_sum = self._charged(terms, step=0, kind=wire.EVALUATE, parameters={"stage": stage})
+        quality = quality_from_sums(secure_sum, terms)
+        self.outcome.qualities[name] = quality
+        self._after_release(name)
+
+    def publish(self, *, final: bool = False, reset_encoder: bool = False) -> None:
+        """Send what clients have not seen yet."""
+        parameters = {"final": final, "reset_encoder": reset_encoder}
+        self.exchange.ask(wire.PUBLISH, self._to_all(Task("publish", parameters, self._take_unsent())))
+
+    # -- one release ------------------------------------------------------------------------------------------
+
+    def _terms(self, name: str) -> ReleaseTerms:
+        """The release's numbers, which every client computes for itself as well."""
+        shape = release_shape(
+            self.plan.release(name).kind,
+            n_items=self.n_items,
+            head=len(self.outcome.arrays.get("head", ())),
+            settings=self.plan.settings,
+            private=self.plan.private,
+        )
+        return release_terms(
+            self.plan, name, length=shape.length, l2_clip_norm=shape.l2_clip_norm, unit=shape.unit
+        )
+
+    def _release_sum(self, terms: ReleaseTerms, *, step: int) -> NDArray[np.float64]:
+        return self._charged(terms, step=step).values * terms.unit
+
+    def _charged(
+        self,
+        terms: ReleaseTerms,
+        *,
+        step: int,
+        kind: str = wire.RELEASE,
+        parameters: dict[str, Any] | None = None,
+    ) -> SecureSum:
+        """Reserve (all steps, before the first), ask for the secure sum, commit."""
+        release = terms.release
+        if step == 0:
+            self._watcher.release(release.name, self._position(release), len(self.plan.releases))
+        reservation = self.ledger.reserve(release.event()) if step == 0 and self.plan.private else None
+        task = Task(release.name, {"step": step, **(parameters or {})}, self._take_unsent())
+        try:
+            secure_sum = self.rounds.sum(
+                task, terms, model_hash=public_state_sha256(self.outcome.arrays), kind=kind
+            )
+        finally:
+            # Clients may have uploaded even if the sum failed, so a reservation that was acted on is never given back.
+            if reservation is not None:
+                self.ledger.commit(reservation)
+        self._watcher.round(
+            step + 1, release.steps, len(secure_sum.survivors), len(self.plan.cohort), self._epsilon()
+        )
+        return secure_sum
+
+    def _position(self, release: ScheduledRelease) -> int:
+        return [r.name for r in self.plan.releases].index(release.name) + 1
+
+    def _epsilon(self) -> float | None:
+        return self.ledger.epsilon_spent() if self.plan.private else None
+
+    def _update(self, arrays: Arrays) -> None:
+        """Change the public state; clients get it with the next message."""
+        self.outcome.arrays.update(arrays)
+        self._unsent.update(arrays)
+
+    def _take_unsent(self) -> Arrays:
+        unsent, self._unsent = self._unsent, {}
+        return unsent
+
+    def _to_all(self, task: Task) -> dict[str, bytes]:
+        payload = task.encode()
+        return {client: payload for client in self.plan.cohort}
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.outcome.seconds[name] = round(time.perf_counter() - started, 3)
+
+
+def tower_sha256(tower: NDArray[np.float32]) -> str:
+    """Hex hash of an item tower: shape and little-endian float32 data."""
+    return hashlib.sha256(repr(tower.shape).encode() + tower.astype("<f4").tobytes()).hexdigest()

@@ -1,0 +1,91 @@
+"""The server's half of releases 1 to 3: from sums to published arrays. Post-processing of noised sums, so it costs nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privacy.wire.federation import Arrays
+from recsys_models.item_towers.factorisation import denoise_transitions, tower_from_gram
+from recsys_models.statistics import StatisticsLayout, split_statistics
+
+Float = NDArray[np.float64]
+
+SCORE_NORM = 3.0
+"""Mean norm of item vectors: dot products of order 9, which a softmax can tell apart."""
+
+
+def popularity_arrays(total: Float, head: int) -> Arrays:
+    """Popularity, and the ``head`` most popular items, from the released histogram."""
+    order = np.argsort(-total, kind="stable")[:head]
+    return {"popularity": total.astype(np.float32), "head": np.sort(order).astype(np.int64)}
+
+
+def statistics_arrays(
+    total: Float, noise_sd: float, head: NDArray[np.int64], n_items: int, settings: Any
+) -> Arrays:
+    """Item tower and both transition readings from the released statistics.
+
+    Args:
+        total: ``[layout.length]`` the sum as released.
+        noise_sd: standard deviation of the noise in each cell, as executed.
+        head: catalogue indices of the head items.
+        n_items: size of the catalogue.
+        settings: the plan's settings.
+    """
+    layout = StatisticsLayout(len(head), settings["gram_share"], settings["orders"], settings["decay"])
+    gram, transitions = split_statistics(total, layout)
+    gram_sd = noise_sd / max(layout.gram_weight, 1e-12) / np.sqrt(2.0)
+    transition_sd = noise_sd / max(layout.transition_weight, 1e-12)
+    rows = tower_from_gram(gram, float(gram_sd), settings["dim"], score_norm=SCORE_NORM)
+    channel = denoise_transitions(transitions, float(transition_sd))
+    return {
+        "item_tower": whole_tower(rows, head, n_items),
+        "transitions_sparse": channel.sparse.astype(np.float32),
+        "transitions_smooth": channel.smooth.astype(np.float32),
+    }
+
+
+def whole_tower(rows: Float, head: NDArray[np.int64], n_items: int) -> NDArray[np.float32]:
+    """Rows of the head items in a tower of the whole catalogue; other items have no vector yet (zeros)."""
+    tower = np.zeros((n_items, rows.shape[1]), dtype=np.float32)
+    tower[head] = rows
+    return tower
+
+
+def random_tower(head: NDArray[np.int64], n_items: int, dim: int, seed: int) -> NDArray[np.float32]:
+    """A random start for training without statistics: independent of all data, so any seed may be public."""
+    rows = np.random.default_rng(seed).normal(size=(len(head), dim))
+    return whole_tower(rows * (SCORE_NORM / np.sqrt(dim)), head, n_items)
+
+
+@dataclass
+class TowerOptimizer:
+    """The server optimiser on head rows: FedAvg (plain step) or FedAdam (Reddi et al. 2021, Algorithm 2).
+
+    Attributes:
+        kind: "fedavg" or "fedadam".
+        learning_rate: of a step on the mean gradient per expected user.
+        beta1, beta2, tau: FedAdam's, with the paper's defaults.
+    """
+
+    kind: Literal["fedavg", "fedadam"]
+    learning_rate: float
+    beta1: float = 0.9
+    beta2: float = 0.99
+    tau: float = 1e-3
+    _mean: Float | None = None
+    _square: Float | None = None
+
+    def step(self, rows: Float, gradient: Float) -> Float:
+        """Move item rows ``[K, d]`` against the mean gradient of the same shape."""
+        if self.kind == "fedavg":
+            return rows - self.learning_rate * gradient
+        if self._mean is None or self._square is None:
+            self._mean, self._square = np.zeros_like(rows), np.zeros_like(rows)
+        self._mean = self.beta1 * self._mean + (1.0 - self.beta1) * gradient
+        self._square = self.beta2 * self._square + (1.0 - self.beta2) * gradient**2
+        return rows - self.learning_rate * self._mean / (np.sqrt(self._square) + self.tau)

@@ -1,0 +1,180 @@
+"""From a scenario and public facts to the plan that clients agree to.
+
+Public facts are the number of items, the number of clients, their enrolled (rounded) numbers of users, epsilon and delta.
+Nothing here is tuned on the data: every default is a formula in these facts, so choosing them costs no budget.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+from privacy.accounting.plan import FederationPlan, choose_noise
+from privacy.accounting.schedule import ScheduledRelease, fit_to_budget
+from privacy.errors import InputError
+from server.scenario import Scenario
+
+# Below this many users a gradient's noise exceeds what some rounds can learn; the hybrid then spends all on statistics.
+HYBRID_GRADIENTS_FROM_USERS = 1500
+_HEAD_WITHOUT_NOISE = 4000
+
+
+def make_plan(
+    scenario: Scenario, *, session: str, users_of: Mapping[str, int], n_items: int, catalogue_sha256: str
+) -> FederationPlan:
+    """The plan of one federation.
+
+    Args:
+        scenario: what is asked for.
+        session: hex.
+        users_of: enrolled number of users by client id.
+        n_items: size of the catalogue.
+        catalogue_sha256: hex.
+
+    Raises:
+        InputError: the scenario cannot be planned for these clients.
+    """
+    if len(users_of) < scenario.federation.min_clients:
+        raise InputError(
+            f"{len(users_of)} clients enrolled; federation.min_clients = {scenario.federation.min_clients}: start more "
+            "clients (secure aggregation protects nobody among fewer than 3)"
+        )
+    users = sum(users_of.values())
+    releases = _releases(scenario, users)
+    if scenario.private:
+        _check_fixed_noise(scenario, releases)
+        fixed = scenario.privacy.noise_multipliers
+        releases = tuple(replace(r, noise_multiplier=fixed.get(r.name)) for r in releases)
+        releases = fit_to_budget(releases, scenario.privacy.epsilon, scenario.privacy.delta)
+    else:
+        releases = tuple(replace(r, noise_multiplier=0.0, sampling_probability=1.0) for r in releases)
+    noise, colluding = choose_noise(scenario.privacy.noise, len(users_of), scenario.privacy.colluding)
+    return FederationPlan(
+        session=session,
+        cohort=tuple(sorted(users_of)),
+        releases=releases,
+        epsilon=scenario.privacy.epsilon,
+        target_delta=scenario.privacy.delta,
+        private=scenario.private,
+        noise=noise,
+        colluding=colluding,
+        protect_within_client=scenario.privacy.protect_within_client,
+        catalogue_sha256=catalogue_sha256,
+        max_users=_room_for(max(users_of.values())),
+        settings=_settings(scenario, users, n_items),
+    )
+
+
+def _room_for(enrolled: int) -> int:
+    """An upper bound on the true number behind a number rounded down to two digits."""
+    return enrolled + 10 ** max(len(str(enrolled)) - 2, 0)
+
+
+def _releases(scenario: Scenario, users: int) -> tuple[ScheduledRelease, ...]:
+    shares = scenario.shares
+    with_statistics = scenario.recipe in ("statistics", "hybrid")
+    with_gradients = scenario.recipe == "gradients" or (
+        scenario.recipe == "hybrid" and (users >= HYBRID_GRADIENTS_FROM_USERS or not scenario.private)
+    )
+    fit_is_charged = scenario.private and scenario.privacy.protect_within_client and fit_steps(scenario) > 0
+    releases = [ScheduledRelease("popularity", "popularity", shares.popularity)]
+    if with_statistics:
+        releases.append(ScheduledRelease("statistics", "statistics", shares.statistics))
+        releases.append(ScheduledRelease("metrics-statistics", "metrics", shares.metrics * 0.15))
+    if with_gradients:
+        # Without statistics the gradients do their work too.
+        share = shares.gradients + (0.0 if with_statistics else shares.statistics)
+        releases.append(
+            ScheduledRelease(
+                "gradients",
+                "gradients",
+                share,
+                steps=gradient_rounds(scenario),
+                sampling_probability=scenario.gradients.sampling_probability,
+            )
+        )
+        releases.append(ScheduledRelease("metrics-gradients", "metrics", shares.metrics * 0.15))
+    if fit_is_charged:
+        releases.append(
+            ScheduledRelease(
+                "fit",
+                "fit",
+                shares.fit,
+                steps=fit_steps(scenario),
+                sampling_probability=scenario.fit.sampling_probability,
+                left_the_client=False,
+            )
+        )
+    releases.append(ScheduledRelease("metrics-final", "metrics", shares.metrics * 0.7))
+    return tuple(releases)
+
+
+def gradient_rounds(scenario: Scenario) -> int:
+    """Rounds of the gradient release: few beside statistics, many where they do all the work."""
+    if scenario.gradients.rounds is not None:
+        return scenario.gradients.rounds
+    return 10 if scenario.recipe == "hybrid" else 40
+
+
+def fit_steps(scenario: Scenario) -> int:
+    """Steps of the encoder's local fit."""
+    if scenario.fit.steps is not None:
+        return scenario.fit.steps
+    return 20 if scenario.private and scenario.privacy.protect_within_client else 200
+
+
+def head_items(scenario: Scenario, users: int, n_items: int) -> int:
+    """How many popular items the statistics cover.
+
+    The K by K noise grows with K and its signal with the number of users and with epsilon, so K grows like the users and,
+    slowly, with epsilon: K = n / 6 at epsilon = 8 (measured on generated logs, ``docs/evaluation.md``).
+    """
+    if scenario.statistics.head is not None:
+        return min(scenario.statistics.head, n_items)
+    if not scenario.private:
+        return min(n_items, _HEAD_WITHOUT_NOISE)
+    wanted = users / 6 * math.sqrt(scenario.privacy.epsilon / 8.0)
+    return max(2, min(n_items, 4000, max(50, round(wanted))))
+
+
+def _settings(scenario: Scenario, users: int, n_items: int) -> dict[str, object]:
+    private = scenario.private
+    return {
+        "encoder": scenario.encoder,
+        "dim": scenario.model.dim,
+        "max_length": scenario.model.max_length,
+        "blocks": scenario.model.blocks,
+        "head": head_items(scenario, users, n_items),
+        "gram_share": scenario.statistics.gram_share,
+        "orders": scenario.statistics.orders,
+        "decay": scenario.statistics.decay,
+        "users": users,
+        "gradients": {
+            "negatives": scenario.gradients.negatives,
+            # Off means off: a bound far above any gradient, kept only because integers need one.
+            "l2_clip_norm": scenario.gradients.l2_clip_norm if private else 1024.0,
+            "sampling_probability": scenario.gradients.sampling_probability if private else 1.0,
+            "client_learning_rate": scenario.gradients.client_learning_rate,
+        },
+        "fit": {
+            "steps": fit_steps(scenario),
+            "l2_clip_norm": scenario.fit.l2_clip_norm,
+            "learning_rate": scenario.fit.learning_rate or _fit_learning_rate(scenario),
+            "batch_users": 64,
+        },
+    }
+
+
+def _fit_learning_rate(scenario: Scenario) -> float:
+    """SGD under noise, Adam without: their steps are of different kinds, and so are their rates."""
+    return 0.25 if scenario.private and scenario.privacy.protect_within_client else 0.003
+
+
+def _check_fixed_noise(scenario: Scenario, releases: tuple[ScheduledRelease, ...]) -> None:
+    unknown = set(scenario.privacy.noise_multipliers) - {r.name for r in releases}
+    if unknown:
+        raise InputError(
+            f"privacy.noise_multipliers names {sorted(unknown)}; the releases of this plan are "
+            f"{[r.name for r in releases]}"
+        )

@@ -1,0 +1,213 @@
+"""What a federation is asked to do: a TOML file, checked field by field before anything starts."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from privacy.errors import InputError
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class PrivacySection(_Section):
+    """Budget and where the noise is added.
+
+    Attributes:
+        mode: "off" is for research: no noise, no clipping that matters, shouted in every output.
+        epsilon: budget of everything that leaves the clients and, with ``protect_within_client``, of the encoders too.
+        noise: "distributed" (shares of one noise), "per_client" (each adds all of it) or "auto": per_client up to 4
+            clients, distributed above.
+        colluding: clients assumed to help the server subtract noise; default a fifth of the cohort, at least 1.
+        noise_multipliers: fixed noise by release name instead of a fitted one; the budget still refuses.
+    """
+
+    mode: Literal["on", "off"] = "on"
+    epsilon: Annotated[float, Field(gt=0.0)] = 8.0
+    delta: Annotated[float, Field(gt=0.0, lt=1.0)] = 1e-5
+    noise: Literal["auto", "distributed", "per_client"] = "auto"
+    colluding: Annotated[int, Field(ge=0)] | None = None
+    protect_within_client: bool = True
+    noise_multipliers: dict[str, Annotated[float, Field(gt=0.0)]] = {}
+
+
+class StatisticsSection(_Section):
+    """Popularity and the item-item statistics.
+
+    Attributes:
+        head: items the statistics cover; default from the number of users, items and epsilon.
+    """
+
+    head: Annotated[int, Field(ge=2)] | None = None
+    gram_share: Share = 0.5
+    orders: Annotated[int, Field(ge=1, le=10)] = 3
+    decay: Annotated[float, Field(gt=0.0, le=1.0)] = 0.6
+
+
+class GradientsSection(_Section):
+    """Joint training of encoder and item tower, one step a round."""
+
+    rounds: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    sampling_probability: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
+    l2_clip_norm: Annotated[float, Field(gt=0.0)] = 1.0
+    negatives: Annotated[int, Field(ge=1, le=10_000)] = 64
+    server_optimizer: Literal["fedavg", "fedadam"] = "fedadam"
+    server_learning_rate: Annotated[float, Field(gt=0.0)] | None = None
+    client_learning_rate: Annotated[float, Field(gt=0.0)] = 0.01
+
+
+class FitSection(_Section):
+    """Training of each client's encoder on the frozen tower; nothing is sent."""
+
+    steps: Annotated[int, Field(ge=0, le=100_000)] | None = None
+    sampling_probability: Annotated[float, Field(gt=0.0, le=1.0)] = 0.25
+    l2_clip_norm: Annotated[float, Field(gt=0.0)] = 1.0
+    learning_rate: Annotated[float, Field(gt=0.0)] | None = None
+
+
+class ModelSection(_Section):
+    """Encoder and tower."""
+
+    dim: Annotated[int, Field(ge=2, le=1024)] = 32
+    max_length: Annotated[int, Field(ge=1, le=2048)] = 50
+    blocks: Annotated[int, Field(ge=1, le=32)] = 1
+
+
+class SharesSection(_Section):
+    """How mu^2 is divided among the releases (``privacy.accounting.schedule``); they need not add up to 1."""
+
+    popularity: Share = 0.08
+    statistics: Share = 0.62
+    gradients: Share = 0.12
+    fit: Share = 0.10
+    metrics: Share = 0.08
+
+
+class FederationSection(_Section):
+    """Waiting and cohorts."""
+
+    min_clients: Annotated[int, Field(ge=3)] = 3
+    deadline_s: Annotated[float, Field(gt=0.0)] = 300.0
+
+
+class SimulationSection(_Section):
+    """Only read by ``fedtower simulate`` and ``fedtower provision``: who the clients are."""
+
+    clients: Annotated[int, Field(ge=1, le=1000)] = 5
+    split: Literal["equal", "size-skew", "attribute"] = "equal"
+    alpha: Annotated[float, Field(gt=0.0)] = 0.5
+    attribute: str | None = None
+    users: Annotated[int, Field(ge=1)] = 2000
+    items: Annotated[int, Field(ge=2)] = 1000
+    data: str | None = None
+
+
+class Scenario(_Section):
+    """One federation, from a TOML file and the command line.
+
+    Attributes:
+        recipe: which releases train the tower; see ``server.plan``.
+        encoder: the user encoder every client trains for itself.
+        seed: only for simulations; absent, all randomness is the operating system's.
+    """
+
+    name: str = "built-in"
+    recipe: Literal["statistics", "gradients", "hybrid"] = "hybrid"
+    encoder: Literal["attention", "gru", "mean-pool"] = "attention"
+    device: str = "auto"
+    seed: Annotated[int, Field(ge=0)] | None = None
+    privacy: PrivacySection = PrivacySection()
+    model: ModelSection = ModelSection()
+    statistics: StatisticsSection = StatisticsSection()
+    gradients: GradientsSection = GradientsSection()
+    fit: FitSection = FitSection()
+    shares: SharesSection = SharesSection()
+    federation: FederationSection = FederationSection()
+    simulation: SimulationSection = SimulationSection()
+
+    @model_validator(mode="after")
+    def _refuse_several_noisy_meanings(self) -> Scenario:
+        if self.privacy.mode == "off" and self.privacy.noise_multipliers:
+            raise ValueError(
+                "privacy.mode = 'off' and privacy.noise_multipliers contradict each other: drop one"
+            )
+        return self
+
+    @property
+    def private(self) -> bool:
+        """Whether noise is added at all."""
+        return self.privacy.mode == "on"
+
+
+def load_scenario(path: Path) -> Scenario:
+    """Read a scenario file.
+
+    Raises:
+        InputError: unreadable, not TOML, or a field is unknown or out of range; one line that names it.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot read scenario {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"scenario {path} is not UTF-8 text") from None
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"scenario {path} is not valid TOML: {error}") from None
+    return parse_scenario(document, source=str(path))
+
+
+def parse_scenario(document: dict[str, Any], *, source: str) -> Scenario:
+    """Check a scenario's fields; all complaints in one line."""
+    try:
+        return Scenario.model_validate(document)
+    except ValidationError as error:
+        raise InputError(f"{source}: " + "; ".join(_complaint(e) for e in error.errors())) from None
+
+
+def _complaint(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"]) or "scenario"
+    if error["type"] == "extra_forbidden":
+        return f"unknown setting {where!r}{_closest(where)}"
+    given = error["input"]
+    shown = (
+        ""
+        if isinstance(given, dict) or (isinstance(given, float) and math.isnan(given))
+        else f" (got {given!r})"
+    )
+    return f"{where}: {error['msg']}{shown}"
+
+
+def _closest(where: str) -> str:
+    import difflib
+
+    known = [name for name in Scenario.model_fields] + [
+        f"{section}.{name}"
+        for section, field in Scenario.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        for name in field.annotation.model_fields
+    ]
+    match = difflib.get_close_matches(where, known, n=1)
+    return f"; did you mean {match[0]!r}?" if match else ""
+
+
+def override(scenario: Scenario, changes: dict[str, Any]) -> Scenario:
+    """Return the scenario with dotted settings replaced (``{"privacy.epsilon": 4.0}``), checked again."""
+    document = scenario.model_dump(exclude_none=True)
+    for dotted, value in changes.items():
+        *sections, name = dotted.split(".")
+        target = document
+        for section in sections:
+            target = target.setdefault(section, {})
+        target[name] = value
+    return parse_scenario(document, source="command line")
