@@ -106,7 +106,7 @@ def _markdown_lists(report: Report) -> list[str]:
     blocks = ["## Recommendations"] if report.get("lists") else []
     for entry in report.get("lists") or []:
         history = ", ".join(_escape(str(title)) for title in entry.get("history") or [])
-        lines = [f"**User {_escape(str(entry.get('user', '?')))}**, last seen: {history or '–'}", ""]
+        lines = [f"**{_escape(str(entry.get('user', '?')))}**, last seen: {history or '–'}", ""]
         for rank, item in enumerate(entry.get("recommendations") or [], start=1):
             reason = f" ({_escape(str(item['reason']))})" if item.get("reason") else ""
             lines.append(f"{rank}. {_escape(str(item.get('title', '?')))}{reason}")

@@ -61,7 +61,7 @@ tr:last-child td { border-bottom: 0; }
 th.text, td.text { text-align: left; }
 td.long { min-width: 12rem; white-space: normal; overflow-wrap: anywhere; }
 tr.stays td { color: var(--good); font-weight: 600; }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 25rem), 1fr)); gap: 1rem; }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); gap: 1rem; }
 .plots img { display: block; width: 100%; height: auto; background: #ffffff; padding: .5rem;
              border: 1px solid var(--line); border-radius: .6rem; }
 .users { display: grid; grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); gap: 1.2rem; }
@@ -152,6 +152,6 @@ def _user(entry: dict[str, Any]) -> str:
         for item in entry.get("recommendations") or []
     )
     return (
-        f"<div><h3>User {escape(str(entry.get('user', '?')))}</h3>"
+        f"<div><h3>{escape(str(entry.get('user', '?')))}</h3>"
         f"<small>last seen: {escape(history)}</small><ol>{items}</ol></div>"
     )

@@ -81,32 +81,44 @@ def _recall_by_round(report: Report) -> str | None:
     if not series:
         return None
     figure, axes = _figure("Recall@10 by round (95 % interval)")
-    releases = list(dict.fromkeys(str(point.get("release", "")) for _, point in series))
-    for color, release in zip(_colors(len(releases)), releases, strict=True):
-        own = [(i, point) for i, point in series if str(point.get("release", "")) == release]
-        axes.errorbar(
-            [i for i, _ in own],
-            [_value(point) or 0.0 for _, point in own],
-            yerr=_error_bars([point[RECALL] for _, point in own]),
-            color=color,
-            ecolor=color + "66",
-            marker="o",
-            markersize=4.5,
-            linewidth=1.6,
-            elinewidth=2.2,
-            label=release or RECALL,
-        )
+    lines: dict[str, list[tuple[int, Report]]] = {}
+    for i, point in series:
+        lines.setdefault(str(point.get("release", "")), []).append((i, point))
+    # Where every point is a release of its own, they make one line whose ticks carry the names.
+    is_named = len(lines) == len(series) > 1
+    if is_named:
+        lines = {RECALL: series}
+    for color, (name, points) in zip(_colors(len(lines)), lines.items(), strict=True):
+        _line_with_intervals(axes, name, points, color)
     _baseline(axes, report, "popularity", "--")
     _baseline(axes, report, "random", ":")
-    step = max(1, len(series) // 10)
-    shown = series[::step]
-    axes.set_xticks([i for i, _ in shown], [str(point.get("round", i)) for i, point in shown])
-    axes.set_xlabel("round", fontsize=9, color=QUIET)
+    shown = series[:: max(1, len(series) // (5 if is_named else 10))]
+    labels = [
+        str(point.get("release" if is_named else "round", i)).replace("-", "\n", 1) for i, point in shown
+    ]
+    axes.set_xticks([i for i, _ in shown], labels)
+    if not is_named:
+        axes.set_xlabel("round", fontsize=9, color=QUIET)
     axes.set_ylim(bottom=0)
-    axes.margins(x=0.06)
-    if len(releases) > 1:
+    axes.margins(x=0.08)
+    if len(lines) > 1:
         figure.legend(frameon=False, fontsize=9, labelcolor=INK, loc="outside lower center", ncols=3)
     return _svg(figure)
+
+
+def _line_with_intervals(axes: Axes, name: str, points: Sequence[tuple[int, Report]], color: str) -> None:
+    axes.errorbar(
+        [i for i, _ in points],
+        [_value(point) or 0.0 for _, point in points],
+        yerr=_error_bars([point[RECALL] for _, point in points]),
+        color=color,
+        ecolor=color + "66",
+        marker="o",
+        markersize=4.5,
+        linewidth=1.6,
+        elinewidth=2.2,
+        label=name,
+    )
 
 
 def _budget(report: Report) -> str | None:
@@ -148,7 +160,10 @@ def _budget(report: Report) -> str | None:
             color=RED,
         )
     axes.set_ylim(0, 1.18 * max([*heights, limit or 0.0]) or 1.0)
-    axes.set_xticks(places, [str(release.get("name", "?")).replace("_", " ") for release in releases])
+    axes.set_xticks(
+        places,
+        [str(release.get("name", "?")).replace("_", " ").replace("-", "\n", 1) for release in releases],
+    )
     axes.tick_params(axis="x", labelrotation=30 if len(releases) > 5 else 0)
     return _svg(figure)
 

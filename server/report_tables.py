@@ -130,6 +130,9 @@ def budget_line(report: Report) -> str:
         spent += f" at δ = {privacy['delta']:.3g}"
     if privacy.get("unit"):
         spent += f", one {privacy['unit']}'s whole log"
+    outside = privacy.get("epsilon_outside")
+    if outside is not None and outside != privacy["epsilon"]:
+        spent += f", ε = {outside:.3f} for those outside the clients"
     if privacy.get("noise"):
         spent += f", noise: {str(privacy['noise']).replace('_', ' ')}"
     return spent
@@ -156,15 +159,12 @@ def departures(report: Report) -> Table | None:
 
 def cleaning(report: Report) -> Table | None:
     """What each cleaning step dropped."""
-    rows: Sequence[Report] = report.get("cleaning") or []
-    if not rows:
-        return None
-    header = tuple(dict.fromkeys(key for row in rows for key in row))
-    cells = [tuple(_count(row.get(key)) for key in header) for row in rows]
-    is_text = frozenset(
-        i for i, key in enumerate(header) if any(isinstance(row.get(key), str) for row in rows)
-    )
-    return Table("Cleaning", tuple(h.replace("_", " ") for h in header), cells, text_columns=is_text)
+    return _records("Cleaning", report.get("cleaning") or [])
+
+
+def dropouts(report: Report) -> Table | None:
+    """Who did not answer, to what, and why."""
+    return _records("Dropouts", report.get("dropouts") or [])
 
 
 def exact_metrics(report: Report) -> Table | None:
@@ -176,7 +176,7 @@ def exact_metrics(report: Report) -> Table | None:
     rows = []
     for name, metric in metrics.items():
         value = metric.get("value") if isinstance(metric, Mapping) else metric
-        rows.append((metric_title(name), number(value)))
+        rows.append((metric_title(name), f"{value:,.0f}" if name == "users" and value else number(value)))
     note = (
         simulation.get("note")
         or "A simulation alone can know these: they carry no noise and are not released."
@@ -201,14 +201,6 @@ def timings(report: Report) -> Table | None:
     )
 
 
-def dropouts(report: Report) -> Table | None:
-    """Who did not answer, and when."""
-    rows: Sequence[Any] = report.get("dropouts") or []
-    if not rows:
-        return None
-    return Table("Dropouts", ("",), [(_cell(row),) for row in rows])
-
-
 def all_tables(report: Report) -> list[Table]:
     """The tables of a report, in reading order, without those that the run has nothing for."""
     makers = (quality, budget, departures, exact_metrics, cleaning, dropouts, timings, provenance)
@@ -222,9 +214,25 @@ _PROVENANCE = (
     "clients",
     "users",
     "items",
+    "data",
+    "chosen",
     "item_tower_sha256",
     "catalogue_sha256",
+    "split_checksum",
 )
+
+
+def _records(title: str, rows: Sequence[Any]) -> Table | None:
+    """A table from rows that are objects with the same keys, or from anything else, one cell a row."""
+    if not rows:
+        return None
+    objects = [row if isinstance(row, Mapping) else {"": row} for row in rows]
+    header = tuple(dict.fromkeys(key for row in objects for key in row))
+    cells = [tuple(_count(row.get(key)) for key in header) for row in objects]
+    is_text = frozenset(
+        i for i, key in enumerate(header) if any(isinstance(r.get(key), str) for r in objects)
+    )
+    return Table(title, tuple(key.replace("_", " ") for key in header), cells, text_columns=is_text)
 
 
 def _count(value: Any) -> str:

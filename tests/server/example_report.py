@@ -91,7 +91,7 @@ def example_report() -> dict[str, Any]:
         "users": 2000,
         "items": 1000,
         "scenario": {"recipe": "hybrid", "encoder": "attention", "noise": "distributed"},
-        "dropouts": [{"round": 7, "client": "client-3", "stage": "upload"}],
+        "dropouts": [{"client": "client-3", "message": "train.release", "reason": "no answer in 300 s"}],
         "seconds": {
             "popularity": 0.4,
             "statistics": 3.2,
