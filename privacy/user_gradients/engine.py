@@ -52,9 +52,11 @@ def wrap_encoder(encoder: nn.Module) -> GradSampleModule:
         SensitivityViolation: if a layer mixes users (batch norm) or has no such rule (``nn.GRU``,
             ``nn.MultiheadAttention``, a bare ``nn.Parameter``).
     """
-    from opacus import GradSampleModule  # imported here: takes seconds, and only clients that train need it
+    # Imported here: takes seconds, and only clients that train need it.
+    from opacus import GradSampleModule
+    from opacus.layers import DPGRU, DPLSTM, DPRNN
 
-    ruled = GradSampleModule.GRAD_SAMPLERS
+    ruled = {*GradSampleModule.GRAD_SAMPLERS, DPGRU, DPLSTM, DPRNN}
     for name, module in encoder.named_modules():
         own = [parameter for parameter in module.parameters(recurse=False) if parameter.requires_grad]
         if own and type(module) not in ruled:

@@ -93,7 +93,7 @@ def check_engine(
 def _compare(
     gradients: UserGradients, references: list[Tensor], table_shape: torch.Size, l2_clip_norm: float
 ) -> EngineCheck:
-    largest = max(float(reference.norm()) for reference in references)
+    largest = max(float(gradients.norms.max()), *(float(reference.norm()) for reference in references))
     if not 0.0 < largest < float("inf"):
         raise InputError(f"the probe users' gradients have norms up to {largest}: give users with next items")
     worst_error, worst_norm = 0.0, 0.0

@@ -89,6 +89,19 @@ class Recurrent(nn.Module):
         return self.gru(items_BLD)[0][:, -1]
 
 
+class OpacusRecurrent(nn.Module):
+    """Opacus' own GRU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from opacus.layers import DPGRU
+
+        self.gru = DPGRU(DIM, DIM, batch_first=True)
+
+    def forward(self, items_BLD: Tensor) -> Tensor:
+        return self.gru(items_BLD)[0][:, -1]
+
+
 class BareParameter(Sound):
     """A parameter that belongs to no layer."""
 

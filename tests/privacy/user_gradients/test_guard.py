@@ -18,7 +18,7 @@ def same_for_all(loss_fn: LossFn):
 
 
 @pytest.mark.parametrize("train_table", [True, False])
-@pytest.mark.parametrize("kind", [Sound, TwiceCalled])
+@pytest.mark.parametrize("kind", [Sound, TwiceCalled, encoders.OpacusRecurrent])
 def test_passes_what_is_sound(
     kind: type[nn.Module], train_table: bool, table: Tensor, item_ids: Tensor
 ) -> None:
