@@ -161,9 +161,15 @@ class _Log:
 
 def _drop_impossible_times(log: _Log, rules: CleaningRules) -> None:
     if rules.earliest is not None:
-        log.keep("too-early", pl.col(TIMESTAMP) >= rules.earliest, f"timestamp before {rules.earliest:.0f}")
+        log.keep(
+            "too-early", pl.col(TIMESTAMP) >= rules.earliest, f"timestamp before {_date(rules.earliest)}"
+        )
     if rules.latest is not None:
-        log.keep("in-the-future", pl.col(TIMESTAMP) <= rules.latest, f"timestamp after {rules.latest:.0f}")
+        log.keep("in-the-future", pl.col(TIMESTAMP) <= rules.latest, f"timestamp after {_date(rules.latest)}")
+
+
+def _date(seconds: float) -> str:
+    return np.datetime_as_string(np.datetime64(int(seconds), "s"), timezone="UTC")
 
 
 def _drop_robots(log: _Log, rules: CleaningRules) -> None:

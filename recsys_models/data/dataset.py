@@ -11,7 +11,7 @@ from recsys_models.data.splits import leave_last_out
 from recsys_models.errors import DataError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dataset:
     """What ``recsys_models.data.adapters.load`` and the simulations' generator return.
 

@@ -182,6 +182,8 @@ def _text(table: pl.DataFrame, column: str) -> pl.Series:
     series = table.get_column(column)
     if series.dtype == pl.Object:
         series = pl.Series(column, [_as_text(value) for value in series], dtype=pl.String)
+    elif series.dtype.is_nested():
+        raise DataError(f"column '{column}' holds {series.dtype}, not text or numbers: write one id a row")
     elif series.dtype.is_float():
         whole = series.cast(pl.Int64, strict=False)
         series = whole.cast(pl.String) if bool((whole == series).all()) else series.cast(pl.String)
@@ -203,8 +205,7 @@ def _unix_seconds(file_name: str, series: pl.Series) -> pl.Series:
         if isinstance(series.dtype, pl.Datetime) and series.dtype.time_zone is None:
             series = series.dt.replace_time_zone("UTC")
         return series.cast(pl.Datetime("us")).dt.epoch("us").cast(pl.Float64) / 1e6
-    written = _text(series.to_frame(), series.name)
-    seconds = written.cast(pl.Float64, strict=False)
+    written, seconds = _numbers(series)
     rest = seconds.is_null() & written.is_not_null()
     if rest.any():
         parsed = {text: _iso_seconds(text) for text in written.filter(rest).unique()}
@@ -226,10 +227,18 @@ def _iso_seconds(text: str) -> float | None:
 
 
 def _number(file_name: str, series: pl.Series) -> pl.Series:
-    written = _text(series.to_frame(), series.name)
-    numbers = written.cast(pl.Float64, strict=False)
+    written, numbers = _numbers(series)
     _refuse_unreadable(file_name, series.name, written, numbers.is_finite(), "a finite number")
     return numbers
+
+
+def _numbers(series: pl.Series) -> tuple[pl.Series, pl.Series]:
+    """What was written, and as numbers. In a numeric column NaN is how some writers say: nothing here."""
+    if series.dtype.is_numeric():
+        numbers = series.cast(pl.Float64).fill_nan(None)
+        return numbers, numbers
+    written = _text(series.to_frame(), series.name)
+    return written, written.cast(pl.Float64, strict=False)
 
 
 def _refuse_unreadable(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sequences:
     """The events of several users; user ``u`` owns ``items[offsets[u]:offsets[u + 1]]``, oldest first.
 

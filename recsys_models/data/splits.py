@@ -18,7 +18,7 @@ NO_ITEM = -1
 _SHORTEST_EVALUATED = 3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LeaveLastOut:
     """A split of :class:`Sequences`. All parts are aligned by user index.
 

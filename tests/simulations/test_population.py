@@ -85,7 +85,7 @@ def test_a_smaller_alpha_makes_the_users_of_a_client_more_alike() -> None:
 )
 def test_impossible_divisions_are_refused(arguments: dict, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        divide(population(5), **({"clients": 2, "seed": 0} | arguments))
+        divide(population(5), **({"clients": 2, "seed": 0} | arguments))  # pyright: ignore[reportArgumentType]
 
 
 def test_an_attribute_that_is_not_there_is_named() -> None:

@@ -40,7 +40,7 @@ def frame_of(rows: Rows) -> pl.DataFrame:
 def missing(rows: Rows, random: np.random.Generator) -> Rows:
     row: list = list(rows[int(random.integers(len(rows)))])
     row[int(random.integers(3))] = None
-    return [tuple(row)]
+    return [tuple(row)]  # pyright: ignore[reportReturnType]
 
 
 def altered(**changes: object) -> Callable[[Rows, np.random.Generator], Rows]:
@@ -48,7 +48,8 @@ def altered(**changes: object) -> Callable[[Rows, np.random.Generator], Rows]:
 
     def make(rows: Rows, random: np.random.Generator) -> Rows:
         fields = dict(zip(COLUMNS, rows[int(random.integers(len(rows)))], strict=True))
-        return [tuple((fields | {"value": 100 + random.random()} | changes).values())]
+        fields |= {"value": 100 + random.random()} | changes
+        return [tuple(fields.values())]  # pyright: ignore[reportReturnType]
 
     return make
 

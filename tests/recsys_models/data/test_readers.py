@@ -107,6 +107,24 @@ def test_an_unreadable_timestamp_names_row_and_value(tmp_path: Path, written: st
     )
 
 
+def test_nan_in_a_column_of_numbers_is_missing_and_milliseconds_are_refused(tmp_path: Path) -> None:
+    table = pl.DataFrame({"user_id": ["a", "b"], "item_id": ["x", "y"], "timestamp": [float("nan"), 5.5]})
+    table.write_parquet(tmp_path / "a.parquet")
+    assert read_log(tmp_path / "a.parquet").get_column("timestamp").to_list() == [None, 5.5]
+    table.with_columns(timestamp=pl.Series([1, 1_700_000_000_000])).write_parquet(tmp_path / "a.parquet")
+    assert "row 2: column 'timestamp' has 1700000000000" in refusal(tmp_path / "a.parquet")
+
+
+def test_a_byte_order_mark_does_not_hide_the_first_column(tmp_path: Path) -> None:
+    assert read_log(write(tmp_path, "\ufeff" + GOOD)).height == 2
+
+
+def test_ids_that_are_lists_are_refused(tmp_path: Path) -> None:
+    table = pl.DataFrame({"user_id": ["a"], "item_id": [["x", "y"]], "timestamp": [1]})
+    table.write_parquet(tmp_path / "a.parquet")
+    assert "column 'item_id' holds List(String)" in refusal(tmp_path / "a.parquet")
+
+
 def test_several_unreadable_timestamps_are_counted(tmp_path: Path) -> None:
     assert "row 1 and 1 more rows" in refusal(write(tmp_path, HEADER + "u1,i1,x\nu2,i2,1\nu3,i3,y\n"))
 
@@ -118,7 +136,8 @@ def test_an_unreadable_value(tmp_path: Path) -> None:
 
 def test_a_missing_column_is_named_with_those_found_and_the_cure(tmp_path: Path) -> None:
     assert refusal(write(tmp_path, "user_id,item_id,when\nu,i,1\n")) == (
-        "log.csv has no column 'timestamp' (found: user_id, item_id, when): rename it or pass --timestamp-column"
+        "log.csv has no column 'timestamp' (found: user_id, item_id, when): "
+        "rename it or pass --timestamp-column"
     )
 
 
