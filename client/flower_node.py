@@ -33,8 +33,11 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_TASK_POLL_S = 0.05
-_SUPERNODE_POLL_S = 0.25  # flwr sleeps 3 s between polls of the server, which every exchange would pay for
+_TASK_POLL_S = 0.1
+# Flower sleeps 3 s between polls of the server and 1 s for a content that is a moment late; a federation of
+# hundreds of exchanges would pay for that each time.
+_SUPERNODE_POLL_S = 0.25
+_CONTENT_POLL_S = 0.05
 _LONGEST_PAUSE_S = 30.0
 _RETRY_S = 10.0  # for one call to the SuperNode on this machine
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
@@ -101,6 +104,7 @@ class TaskLoop:
 
         from client.app import app
 
+        _poll_contents_often()
         self._app = app
         self._address = address
         self._is_over = is_over
@@ -217,9 +221,20 @@ def supernode_main() -> None:
     from flwr.supernode import start_client_internal
     from flwr.supernode.cli import flower_supernode
 
+    _poll_contents_often()
     impatient = SimpleNamespace(sleep=lambda seconds: time.sleep(min(seconds, _SUPERNODE_POLL_S)))
     start_client_internal.time = impatient  # type: ignore[assignment]
     flower_supernode()
+    # It returns when it has given up on the server, but a thread of its own would keep this process alive.
+    signal.raise_signal(signal.SIGTERM)
+
+
+def _poll_contents_often() -> None:
+    """A message is announced before its content is complete; look again sooner than Flower would."""
+    from flwr.supercore.inflatable import inflatable_utils
+
+    for function in (inflatable_utils.pull_objects, inflatable_utils.pull_and_inflate_object_from_tree):
+        (function.__kwdefaults__ or {})["initial_backoff"] = _CONTENT_POLL_S
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from privacy.errors import InputError
-from server.flower_transport import FlowerTransport
+from server.flower_transport import FlowerTransport, poll_contents_often
 
 app = ServerApp()
 
@@ -27,6 +27,7 @@ def main(grid: Grid, context: Context) -> None:
     config = context.run_config
     run_federation = load_function(str(config.get("federation") or DEFAULT_FEDERATION))
     scenario, out = Path(_text(config, "scenario")), Path(_text(config, "out"))
+    poll_contents_often()
     transport = FlowerTransport(grid)
     transport.wait_for(int(config["clients"]), deadline_s=float(config.get("wait-for-clients-s", 300.0)))
     run_federation(scenario_path=scenario, out=out, transport=transport)

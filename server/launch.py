@@ -2,9 +2,9 @@
 
 Only Flower's commands are used, its supported surface: ``flower-superlink`` as a child process, ``flwr run``
 with a bundle that holds nothing but a ``pyproject.toml`` (the code is the installed one), ``flwr log`` to
-follow, ``flwr ls`` for the outcome. The link speaks plain HTTP and is bound to 127.0.0.1: its control interface
-asks for no credential, so whoever reaches the port could run code. Other machines come in through a TLS proxy
-that lets only ``/v1/fleet/*`` and ``/health`` pass.
+follow, ``flwr ls`` for the outcome. The link speaks plain HTTP and is bound to 127.0.0.1: its control API asks
+for no credential, so whoever reaches the port could run code. Other machines come in through a TLS proxy that
+lets only ``/v1/fleet/*`` and ``/health`` pass.
 """
 
 from __future__ import annotations
