@@ -204,7 +204,7 @@ def _print_statement(statement: dict[str, Any]) -> None:
         )
         for row in rows
     ]
-    header = ("release", "ε alone", "ε after", "noise σ/C", "sampling q", "steps", "left", "status")
+    header = ("release", "ε alone", "ε after", "σ/C", "q", "steps", "left", "status")
     note = f"population {statement['population']!r}, δ = {statement['delta']:g}"
     console = Console(highlight=False)
     print_table(Table("Ledger", header, cells, note, frozenset({0, 6, 7})), console)

@@ -7,7 +7,6 @@ from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console, Group
-from rich.markup import escape
 from rich.padding import Padding
 from rich.panel import Panel
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
@@ -55,7 +54,7 @@ class RunProgress:
         self._last_line = float("-inf")
         self._progress = Progress(
             SpinnerColumn(finished_text="[green]✓[/]"),
-            TextColumn("{task.fields[name]:<17}"),
+            TextColumn("{task.fields[name]:<22}"),
             BarColumn(bar_width=24),
             TextColumn("{task.fields[state]}"),
             TimeElapsedColumn(),
@@ -122,7 +121,7 @@ class RunProgress:
         return "  ".join(parts)
 
     def _line(self, text: str) -> None:
-        self._console.print(Text(f"{self._name:<17} {text}"))
+        self._console.print(Text(f"{self._name:<22} {text}"))
 
     def _finish(self) -> None:
         if self._task is not None:
@@ -192,7 +191,7 @@ def _print_lists(report: Report, console: Console) -> None:
     grid = RichTable(box=None, padding=(0, 3, 0, 0), pad_edge=False, show_header=False)
     for _ in lists:
         grid.add_column(ratio=1, overflow="ellipsis", no_wrap=True)
-    grid.add_row(*(f"[bold]{escape(str(entry.get('user', '?')))}[/]" for entry in lists))
+    grid.add_row(*(Text(str(entry.get("user", "?")), style="bold", no_wrap=False) for entry in lists))
     grid.add_row(*(Text(_recent(entry), style="dim") for entry in lists))
     depth = max(len(entry.get("recommendations") or []) for entry in lists)
     for rank in range(min(depth, 5)):

@@ -64,9 +64,9 @@ def _lines(**settings: object) -> list[str]:
 def test_without_a_terminal_progress_is_a_few_plain_lines() -> None:
     lines = _lines(seconds_between_lines=3600.0)
     assert lines == [
-        "2/5 encoder fit   begins",
-        "2/5 encoder fit   round 1/100  clients 4/5  ε 0.01 of 8",
-        "2/5 encoder fit   round 100/100  clients 4/5  ε 1.00 of 8",
+        "2/5 encoder fit        begins",
+        "2/5 encoder fit        round 1/100  clients 4/5  ε 0.01 of 8",
+        "2/5 encoder fit        round 100/100  clients 4/5  ε 1.00 of 8",
         "client-3 dropped out",
     ]
 
