@@ -1,14 +1,14 @@
 """One door to every data set: :func:`load` detects the format of a file or folder.
 
-======================================  =====================================================================
+=======================================  ================================================================
 what lies there                          read as
-======================================  =====================================================================
+=======================================  ================================================================
 ``*.inter`` (``*.item``, ``*.user``)     RecBole atomic files
 ``u.data`` (``u.item``, ``u.user``)      MovieLens-100K as published
 ``ratings.dat`` (``movies.dat``, ...)    MovieLens-1M as published
 ``*.txt`` (titles beside it)             one user a line, items in the order of time
-``log.csv`` and the like                 a behaviour log, with ``catalogue.*`` beside it if there is one
-======================================  =====================================================================
+``log.csv`` and the like                 a behaviour log, with ``catalogue.*`` beside it if any
+=======================================  ================================================================
 """
 
 from __future__ import annotations

@@ -113,6 +113,8 @@ def test_the_checksum_sees_order_users_and_catalogue_but_not_the_run() -> None:
     base = leave_last_out(sequences_of([1, 2, 3, 4], [5, 6, 7])).checksum
     assert base == leave_last_out(sequences_of([1, 2, 3, 4], [5, 6, 7])).checksum
     assert base != leave_last_out(sequences_of([1, 2, 4, 3], [5, 6, 7])).checksum
+    assert base != leave_last_out(sequences_of([1, 2, 3, 5], [5, 6, 7])).checksum, "another test item"
+    assert base != leave_last_out(sequences_of([1, 2, 0, 4], [5, 6, 7])).checksum, "another validation item"
     assert base != leave_last_out(sequences_of([2, 1, 3, 4], [5, 6, 7])).checksum
     assert base != leave_last_out(sequences_of([1, 2, 3, 4, 5], [6, 7])).checksum
     other = Sequences(["0", "1"], *_arrays([1, 2, 3, 4], [5, 6, 7]), Catalogue([f"i{k}" for k in range(8)]))
