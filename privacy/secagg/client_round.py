@@ -61,11 +61,10 @@ class ClientRound:
         self._digest = b""
         self._statement = b""
         self._survivors: tuple[str, ...] = ()
-        self._phase = "upload"
+        self._phase = "new"
 
     def upload(self, vector: Vector, randomness: RandomSource) -> bytes:
         """Mask the words in place; share, seal, commit and sign."""
-        guards.check_phase(self._phase, "upload")
         self_seed = Secret(randomness.random_bytes(32))
         seeds = [self._keys[peer].seed for peer in self._peers]
         add_masks(

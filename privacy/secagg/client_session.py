@@ -138,7 +138,7 @@ class SecaggClient:
         guards.check_single_answer(answer, self.policy.retry_budget if may_retry else 0)
         vector = ring.encode(schema, sections)
         self.memory.advance(header.session, header.epoch, header.round)
-        answer.attempts += 1
+        self.memory.begin_answer(header.task, header.model_hash)
         peers = [peer for peer in header.cohort if peer != self.client_id]
         self._is_noised = is_noised
         self._round = ClientRound(
@@ -159,10 +159,9 @@ class SecaggClient:
             names = frozenset(survivor.client_id for survivor in survivors.survivors)
             guards.check_min_cohort(len(names), self.policy)
             if not self._is_noised:
-                earlier = self.memory.earlier_releases(current.header.session)
                 if self.policy.refuse_sum_difference:
-                    guards.check_sum_difference(names, earlier)
-                earlier.append(names)
+                    guards.check_sum_difference(names, self.memory.releases)
+                self.memory.releases.add(names)
             return current.agree(survivors)
         except (ProtocolError, PolicyRefusal):
             self.abort()
@@ -173,7 +172,7 @@ class SecaggClient:
         current = self._open_round()
         try:
             revealed = current.reveal(message)
-            self.memory.answer(current.header.task, current.header.model_hash).is_complete = True
+            self.memory.complete_answer(current.header.task, current.header.model_hash)
             return revealed
         finally:
             self.abort()
@@ -196,7 +195,6 @@ class SecaggClient:
         guards.check_round_is_new(self.memory.position(header.session), header)
         guards.check_round_limit(header)
         guards.check_min_cohort(len(header.cohort), self.policy)
-        guards.check_max_cohort(len(header.cohort), self.policy)
         guards.check_established(header.cohort, epoch.established, self.client_id)
         guards.check_threshold(header)
         guards.check_schema_hash(header, schema)

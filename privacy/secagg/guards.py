@@ -248,7 +248,7 @@ def check_enough_agreements(count: int, header: RoundHeader) -> None:
         )
 
 
-def check_sum_difference(survivors: Collection[str], earlier: Sequence[frozenset[str]]) -> None:
+def check_sum_difference(survivors: Collection[str], earlier: Collection[frozenset[str]]) -> None:
     """Two sums without noise never differ by exactly one client (So et al., AAAI 2023)."""
     if any(len(release ^ set(survivors)) == 1 for release in earlier):
         raise PolicyRefusal(

@@ -26,7 +26,8 @@ class ClientMemory:
     Attributes:
         positions: per session (hexadecimal) the last (epoch, round) used.
         answers: per (task, model hash in hexadecimal) what was answered.
-        releases: per session the survivor sets of sums that carried no noise.
+        releases: the survivor sets of all sums that carried no noise. Not per session: sessions are named by
+            the server.
 
     Guarantees:
         Entries are made *before* the upload, agreement or reveal that they record. Whoever stores the memory
@@ -36,7 +37,7 @@ class ClientMemory:
 
     positions: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
     answers: dict[tuple[str, str], Answer] = field(default_factory=dict[tuple[str, str], Answer])
-    releases: dict[str, list[frozenset[str]]] = field(default_factory=dict[str, list[frozenset[str]]])
+    releases: set[frozenset[str]] = field(default_factory=set[frozenset[str]])
 
     def position(self, session: bytes) -> tuple[int, int]:
         """The last (epoch, round) of a session; (-1, 0) before the first."""
@@ -47,12 +48,16 @@ class ClientMemory:
         self.positions[session.hex()] = (epoch, number)
 
     def answer(self, task: str, model_hash: bytes) -> Answer:
-        """The record of one (task, model); changes to it are remembered."""
-        return self.answers.setdefault((task, model_hash.hex()), Answer())
+        """The record of one (task, model); blank if there is none yet."""
+        return self.answers.get((task, model_hash.hex()), Answer())
 
-    def earlier_releases(self, session: bytes) -> list[frozenset[str]]:
-        """Survivor sets of the session's sums without noise; appending to it is remembered."""
-        return self.releases.setdefault(session.hex(), [])
+    def begin_answer(self, task: str, model_hash: bytes) -> None:
+        """Note one more attempt to answer."""
+        self.answers.setdefault((task, model_hash.hex()), Answer()).attempts += 1
+
+    def complete_answer(self, task: str, model_hash: bytes) -> None:
+        """Note that an answer was carried to its end."""
+        self.answers.setdefault((task, model_hash.hex()), Answer()).is_complete = True
 
     def to_json(self) -> bytes:
         """Canonical JSON of the whole memory."""
@@ -64,10 +69,7 @@ class ClientMemory:
                     [task, model, answer.attempts, answer.is_complete]
                     for (task, model), answer in sorted(self.answers.items())
                 ],
-                "releases": {
-                    session: [sorted(release) for release in releases]
-                    for session, releases in self.releases.items()
-                },
+                "releases": sorted(sorted(release) for release in self.releases),
             }
         )
 
@@ -88,7 +90,7 @@ class ClientMemory:
                     for session, (epoch, number) in stored["positions"].items()
                 },
                 {(str(t), str(m)): Answer(int(n), bool(done)) for t, m, n, done in stored["answers"]},
-                {session: [frozenset(map(str, r)) for r in rs] for session, rs in stored["releases"].items()},
+                {frozenset(map(str, release)) for release in stored["releases"]},
             )
         except (ProtocolError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(

@@ -37,7 +37,7 @@ class SecaggPolicy:
             caller says that its payload may be retried. A retry is a second answer: the server may have
             finished the first attempt without this client.
         refuse_sum_difference: refuse to complete a sum without noise whose survivors differ by exactly one
-            client from an earlier such sum of the session (So et al., AAAI 2023).
+            client from any earlier such sum (So et al., AAAI 2023).
         suite: algorithms; a server asking for others is refused.
     """
 

@@ -50,6 +50,7 @@ class ServerRound:
         self._agreements: dict[str, bytes] = {}
         self._reveals: dict[str, Reveal] = {}
         self._phase = "upload"
+        self.suspects: set[str] = set()
 
     @property
     def _names(self) -> list[str]:
@@ -197,6 +198,7 @@ class ServerRound:
                     commitments[pair_position(self._header.cohort, name, gone)],
                 )
                 (minus if name < gone else plus).append(seed)
+        self.suspects = rebuilder.suspects
         return plus, minus
 
 
@@ -207,6 +209,7 @@ class _Rebuilder:
         self._label, self._threshold = label, header.threshold
         self._points = {name: header.cohort.index(name) + 1 for name in sorted(reveals)}
         self._weights: dict[tuple[str, ...], list[int]] = {}
+        self.suspects: set[str] = set()
 
     def rebuild(
         self, dealer: str, shares: dict[str, bytes], commit: Callable[[bytes], bytes], commitment: bytes
@@ -222,6 +225,9 @@ class _Rebuilder:
                 holders = tuple(h for h in self._points if h not in suspects)[: self._threshold]
                 seed = self._combine(holders, shares)
                 if seed is not None and commit(seed) == commitment:
+                    self.suspects.update(
+                        suspects
+                    )  # the smallest set whose absence helps: each of them is wrong
                     return Secret(seed)
         raise Misbehaviour(
             f"the shares of a secret dealt by {dealer!r} do not open its commitment",

@@ -28,6 +28,10 @@ class SecaggServer:
         suite: algorithms, as in the clients' policies.
         min_cohort: fewest clients a sum may cover; clients have their own limit besides.
 
+    Attributes:
+        suspects: clients whose shares did not fit in the last ``result``. Either they lie or those whose
+            secrets they hold; the sum is right all the same.
+
     Raises:
         ProtocolError: a client broke the protocol (``Misbehaviour`` with evidence where there is any), or too
             few answered. A bad *message* leaves the round as it was, so the caller may count its sender as
@@ -44,6 +48,7 @@ class SecaggServer:
         self._roster, self._suite, self._min_cohort = roster, suite, min_cohort
         self._epoch: ServerEpoch | None = None
         self._round: ServerRound | None = None
+        self.suspects: frozenset[str] = frozenset()
 
     # --- epoch ----------------------------------------------------------------------------------------------
 
@@ -131,7 +136,10 @@ class SecaggServer:
         """Unmask; the exact sums by section name, and the sorted ids of the clients they cover."""
         current = self._open_round()
         self._round = None
-        return current.result()
+        try:
+            return current.result()
+        finally:
+            self.suspects = frozenset(current.suspects)
 
     def abort(self) -> None:
         """Forget the open round."""
