@@ -50,7 +50,7 @@ class RandomSource(ABC):
 
     def uint64(self, n: int) -> NDArray[np.uint64]:
         """Returns ``n`` uniform 64-bit words, shape ``[n]``, little endian in the byte stream."""
-        return np.frombuffer(self.random_bytes(8 * _count(n)), dtype="<u8").astype(np.uint64, copy=False)
+        return np.frombuffer(self.random_bytes(8 * _count(n)), dtype="<u8").astype(np.uint64)
 
     def uniform(self, n: int) -> NDArray[np.float64]:
         """Returns ``n`` multiples of 2^-53, uniform in [0, 1). Not meant for noise: see ``mechanisms``."""

@@ -46,6 +46,12 @@ class _Profile:
         """An upper bound on the mu of the whole, as if nothing had been sampled."""
         return math.hypot(self.mu, *(_mu(noise, count) for _, noise, count in self.sampled))
 
+    @property
+    def central_limit_mu(self) -> float:
+        """A rough mu for grids and first guesses, never for a claim (Dong, Roth, Su 2022, Theorem 5.1)."""
+        steps = (q * math.sqrt(n * math.expm1(min(_mu(z, 1) ** 2, 100.0))) for q, z, n in self.sampled)
+        return math.hypot(self.mu, *steps)
+
 
 def epsilon(events: Sequence[ReleaseEvent], target_delta: float) -> float:
     """Returns the epsilon of all the events together at ``target_delta``.
@@ -86,6 +92,11 @@ def gdp_mu(events: Sequence[ReleaseEvent]) -> float | None:
     """Returns the mu of Gaussian differential privacy; None, for want of an exact one, if any was sampled."""
     profile = _profile(events)
     return None if profile.sampled else profile.mu
+
+
+def central_limit_mu(events: Sequence[ReleaseEvent]) -> float:
+    """Returns a rough mu, exact only without sampling: for a first guess, never a figure to state."""
+    return _profile(events).central_limit_mu
 
 
 def epsilon_second_opinion(events: Sequence[ReleaseEvent], target_delta: float) -> float:
@@ -179,11 +190,8 @@ def _loss_grid(profile: _Profile) -> float:
     """
     if not profile.sampled:
         return 1e-3 * max(profile.mu, 1e-3)
-    central_limit_mu = math.hypot(
-        profile.mu, *(q * math.sqrt(n * math.expm1(min(1 / z**2, 10.0))) for q, z, n in profile.sampled)
-    )
     largest_step_mu = max(profile.mu, *(1 / z for _, z, _ in profile.sampled))
-    return 1e-3 * min(1.0, max(0.1, central_limit_mu)) * max(1.0, largest_step_mu / 10.0)
+    return 1e-3 * min(1.0, max(0.3, profile.central_limit_mu)) * max(1.0, largest_step_mu / 10.0)
 
 
 @lru_cache(maxsize=4096)

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+from privacy.accounting.accountant import central_limit_mu, gdp_mu
 from privacy.accounting.accountant import epsilon as epsilon_of
-from privacy.accounting.accountant import gdp_mu
 from privacy.accounting.analytic_gaussian import check_delta, check_epsilon, gaussian_mu
 from privacy.accounting.events import ReleaseEvent
 from privacy.errors import InputError
@@ -43,8 +43,7 @@ def scale_to_budget(events_at_unit_scale: Sequence[ReleaseEvent], epsilon: float
     """Returns the smallest factor on all noise multipliers with which the events cost at most the budget.
 
     Args:
-        events_at_unit_scale: the schedule; the proportions between its multipliers stay. Quick (a second or
-            two with sampled events) when a factor within 0.1..10 will do.
+        events_at_unit_scale: the schedule; the proportions between its multipliers stay.
         epsilon: budget for all of them together, positive.
         delta: budget, in (0, 1).
 
@@ -64,13 +63,14 @@ def scale_to_budget(events_at_unit_scale: Sequence[ReleaseEvent], epsilon: float
                 f"release {event.name!r} has noise_multiplier=0, and no factor makes noise of nothing"
             )
     search = _Search(events_at_unit_scale, epsilon * _MARGIN, delta)
-    mu = gdp_mu(events_at_unit_scale)
-    if mu is None:
-        return search.smallest(around=1.0)
-    factor = mu / gaussian_mu(epsilon * _MARGIN, delta)
-    while search.excess(factor) > 0.0:  # the accountant's word counts, and it rounds up in the seventh digit
-        factor *= 1.0 + 1e-6
-    return factor
+    guess = search.guess(gaussian_mu(epsilon * _MARGIN, delta))
+    if gdp_mu(events_at_unit_scale) is None:
+        return search.smallest(guess)
+    while (
+        search.excess(guess) > 0.0
+    ):  # the guess is exact, but the accountant's word counts, and it rounds up
+        guess *= 1.0 + 1e-6
+    return guess
 
 
 class _Search:
@@ -81,24 +81,39 @@ class _Search:
 
     def excess(self, factor: float) -> float:
         """Returns ln(epsilon / budget) at this factor, within -30..30."""
-        scaled = [replace(e, noise_multiplier=e.noise_multiplier * factor) for e in self._events]
-        ratio = epsilon_of(scaled, self._delta) / self._budget
+        ratio = epsilon_of(self._scaled(factor), self._delta) / self._budget
         return math.log(min(max(ratio, 1e-13), 1e13))
+
+    def guess(self, mu: float) -> float:
+        """Returns the factor that leaves about this mu: exact without sampling, cheap always."""
+        low, high = -70.0, 70.0
+        while high - low > 1e-9:
+            middle = (low + high) / 2
+            too_little_noise = central_limit_mu(self._scaled(math.exp(middle))) > mu
+            low, high = (middle, high) if too_little_noise else (low, middle)
+        return math.exp(high)
 
     def smallest(self, around: float) -> float:
         """Brackets the root from a first guess, then closes in by the Illinois rule, in logarithms."""
         low, f_low, high, f_high = self._bracket(math.log(around))
+        last_moved = ""
         while high - low > _TOLERANCE:
             middle = high - f_high * (high - low) / (f_high - f_low)
-            # Stay half a tolerance inside, so that both ends move and the bracket shrinks below the
-            # tolerance.
+            # Half a tolerance inside, so that both ends move and the bracket shrinks below the tolerance.
             middle = min(max(middle, low + _TOLERANCE / 2), high - _TOLERANCE / 2)
             f_middle = self.excess(math.exp(middle))
             if f_middle > 0.0:
-                low, f_low, f_high = middle, f_middle, f_high / 2
+                low, f_low = middle, f_middle
+                f_high /= 2 if last_moved == "low" else 1  # an end that stays twice loses half its weight
+                last_moved = "low"
             else:
-                high, f_high, f_low = middle, f_middle, f_low / 2
+                high, f_high = middle, f_middle
+                f_low /= 2 if last_moved == "high" else 1
+                last_moved = "high"
         return math.exp(high)
+
+    def _scaled(self, factor: float) -> list[ReleaseEvent]:
+        return [replace(e, noise_multiplier=e.noise_multiplier * factor) for e in self._events]
 
     def _bracket(self, guess: float) -> tuple[float, float, float, float]:
         """Walks from the guess until the budget is exceeded at the left end and kept at the right one."""

@@ -147,8 +147,9 @@ class Ledger:
             if not after <= budget:
                 before = epsilon(spent, self.target_delta)
                 raise BudgetExceeded(
-                    f"release {event.name!r} would raise epsilon from {before:.4g} to {after:.4g}, above the budget "
-                    f"{budget:.4g} (delta {self.target_delta:g}): lower the schedule or raise epsilon_budget"
+                    f"release {event.name!r} would raise epsilon from {before:.4g} to {after:.4g}, above the "
+                    f"budget {budget:.4g} (delta {self.target_delta:g}): lower the schedule or "
+                    "raise epsilon_budget"
                 )
             return transaction.append("reserve", {"event": event.to_json(), "at": _now()}).number
 
