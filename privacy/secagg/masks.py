@@ -35,9 +35,9 @@ def mask_key(seed: Secret, label: bytes) -> Secret:
     return expand(seed, b"secagg/v1/mask" + label)
 
 
-def open_stream(key: Secret) -> CipherContext:
-    """AES-256-CTR with the all-zero initial counter block (SP 800-38A §6.5); every key is used once."""
-    return Cipher(algorithms.AES(key.expose()), modes.CTR(bytes(_AES_BLOCK_BYTES))).encryptor()
+def open_stream(key: Secret, initial_counter: bytes = bytes(_AES_BLOCK_BYTES)) -> CipherContext:
+    """AES-256-CTR (SP 800-38A §6.5); masks start at counter 0, as every key is used for one stream."""
+    return Cipher(algorithms.AES(key.expose()), modes.CTR(initial_counter)).encryptor()
 
 
 def add_masks(
