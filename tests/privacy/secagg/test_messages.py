@@ -272,7 +272,8 @@ def test_every_header_field_changes_the_label():
     header = Federation(3).header()
     changes = {
         "session": b"x", "epoch": 9, "round": 9, "task": "x",
-        "task_hash": L, "model_hash": L, "catalogue_hash": L, "schema_hash": L, "cohort": ("a", "b", "c"), "threshold": 2, "suite": Suite.X25519_MLKEM768,
+        "task_hash": L, "model_hash": L, "catalogue_hash": L,
+        "schema_hash": L, "cohort": ("a", "b", "c"), "threshold": 2, "suite": Suite.X25519_MLKEM768,
     }  # fmt: skip
     labels = {replace(header, **{name: value}).label(schema) for name, value in changes.items()}
     assert len(labels | {header.label(schema)}) == len(changes) + 1
