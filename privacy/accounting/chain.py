@@ -126,7 +126,10 @@ class ChainedLog:
             self._memory.execute(_SCHEMA)
             yield self._memory
             return
-        with closing(sqlite3.connect(str(self._path), isolation_level=None, timeout=_BUSY_S)) as database:
+        address = (
+            f"{self._path.absolute().as_uri()}?mode=rw" if self._path else ""
+        )  # a file that vanished stays so
+        with closing(sqlite3.connect(address, uri=True, isolation_level=None, timeout=_BUSY_S)) as database:
             database.execute(
                 "PRAGMA synchronous = EXTRA"
             )  # durable on return, the journal's directory included
@@ -139,11 +142,7 @@ class ChainedLog:
         for position, fields in enumerate(stored):
             rows.append(_verified_row(position, rows[-1].hash if rows else _GENESIS, fields))
         if self._path is not None:
-            counter = _counter_path(self._path)
-            counted, head = _read_counter(counter)
-            _check_against_counter(rows, counted, head)
-            if counted < len(rows):  # a process died between its commit and the counter
-                _write_counter(counter, len(rows), rows[-1].hash)
+            _check_counter(rows, _counter_path(self._path))
         return rows
 
     def _advance_counter(self, database: sqlite3.Connection, counter: Path) -> None:
@@ -182,16 +181,24 @@ def _verified_row(position: int, previous: str, fields: tuple[int, str, str, str
     return Row(number, kind, body, previous, stated_hash)
 
 
-def _canonical_object(text: str) -> dict[str, Any] | None:
+def _canonical_object(text: object) -> dict[str, Any] | None:
     """Parses a JSON object; None unless it is spelled in the one way that is hashed."""
+    if not isinstance(text, str) or not text.startswith("{"):
+        return None
     try:
         body = json.loads(text)
-        return body if canonical_bytes(body).decode() == text and text.startswith("{") else None
+        return body if canonical_bytes(body).decode() == text else None
     except ValueError:
         return None
 
 
-def _check_against_counter(rows: list[Row], count: int, head: str) -> None:
+def _check_counter(rows: list[Row], counter: Path) -> None:
+    """Compares the rows with what the counter remembers, and catches up one that a crash left behind."""
+    if not rows and not counter.exists():
+        # Before the first row: from here on a log without a counter is never trusted.
+        _write_counter(counter, 0, _GENESIS)
+        return
+    count, head = _read_counter(counter)
     if len(rows) < count:
         raise LedgerError(
             f"the ledger ends before row {len(rows)}, but {count} were written: an older or shortened copy"
@@ -200,6 +207,8 @@ def _check_against_counter(rows: list[Row], count: int, head: str) -> None:
         raise LedgerError(
             f"row {count - 1} of the ledger is not the one its counter remembers: another history"
         )
+    if count < len(rows):
+        _write_counter(counter, len(rows), rows[-1].hash)
 
 
 def _counter_path(path: Path) -> Path:
@@ -207,20 +216,11 @@ def _counter_path(path: Path) -> Path:
 
 
 def _prepare_files(path: Path, counter: Path, create: bool) -> None:
-    if path.exists():
-        if not counter.exists():
-            raise LedgerError(f"{counter} is missing, so {path} may be an older copy: restore the counter")
-        return
-    if counter.exists():
-        if (rows := _read_counter(counter)[0]) > 0:
-            raise LedgerError(f"{path} is missing, but its counter remembers {rows} rows: restore the ledger")
-    elif not create:
+    if not path.exists() and counter.exists() and (rows := _read_counter(counter)[0]) > 0:
+        raise LedgerError(f"{path} is missing, but its counter remembers {rows} rows: restore the ledger")
+    if not create and not (path.exists() and counter.exists()):
         raise LedgerError(f"there is no ledger at {path}")
-    else:
-        # The counter first: a ledger without one is never trusted, and a crash here leaves only a counter at
-        # zero.
-        _write_counter(counter, 0, _GENESIS)
-    with suppress(FileExistsError):  # another process may be as far as this one
+    with suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
