@@ -58,6 +58,9 @@ def run_node(settings: NodeSettings) -> None:
     """
     handlers = open_handlers(settings.config)
     keep_warm()
+    # The SuperNode beside this process must not be looked for behind a proxy.
+    no_proxy = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+    os.environ["no_proxy"] = ",".join(filter(None, [no_proxy, "127.0.0.1"]))
     stop = threading.Event()
     with _stop_on_signals(stop), tempfile.TemporaryDirectory(prefix="fedtower-node-") as scratch:
         _log.info("client %s: connecting to %s", handlers.client_id, settings.superlink)

@@ -6,11 +6,12 @@ import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from flwr.app import Context
+from flwr.app import Context, UserConfig
 from flwr.serverapp import Grid, ServerApp
 
 from privacy.errors import InputError
 from server.flower_transport import FlowerTransport, poll_contents_often
+from server.launch import FAILURE
 
 app = ServerApp()
 
@@ -24,9 +25,18 @@ def main(grid: Grid, context: Context) -> None:
     Run configuration: ``scenario`` (path of a TOML file), ``out`` (directory), ``clients`` (how many to wait
     for), ``wait-for-clients-s`` (seconds), ``federation`` (``module:function``, for tests).
     """
-    config = context.run_config
+    out = Path(_text(context.run_config, "out"))
+    try:
+        _run(grid, context.run_config, out)
+    except Exception as error:
+        # Flower reports no more than "failed"; the process that follows this run reads the reason here.
+        (out / FAILURE).write_text(f"{type(error).__name__}: {error}", encoding="utf-8")
+        raise
+
+
+def _run(grid: Grid, config: UserConfig, out: Path) -> None:
     run_federation = load_function(str(config.get("federation") or DEFAULT_FEDERATION))
-    scenario, out = Path(_text(config, "scenario")), Path(_text(config, "out"))
+    scenario = Path(_text(config, "scenario"))
     poll_contents_often()
     transport = FlowerTransport(grid)
     transport.wait_for(int(config["clients"]), deadline_s=float(config.get("wait-for-clients-s", 300.0)))

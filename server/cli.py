@@ -32,4 +32,4 @@ def server(
         deadline_s=deadline_s,
         federation=federation,
     )
-    raise typer.Exit(launch(settings, say=typer.echo))
+    launch(settings, say=typer.echo)

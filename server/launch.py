@@ -1,25 +1,16 @@
-"""Starts a Flower server link on this machine, runs one federation through it, and stops it again.
+"""Runs one federation through a Flower server link on this machine: start, submit, follow, stop.
 
-Only Flower's commands are used, its supported surface: ``flower-superlink`` as a child process, ``flwr run``
-with a bundle that holds nothing but a ``pyproject.toml`` (the code is the installed one), ``flwr log`` to
-follow, ``flwr ls`` for the outcome. The link speaks plain HTTP and is bound to 127.0.0.1: its control API asks
-for no credential, so whoever reaches the port could run code. Other machines come in through a TLS proxy that
-lets only ``/v1/fleet/*`` and ``/health`` pass.
+Only Flower's commands are used, its supported surface. The bundle that is submitted holds nothing but a
+``pyproject.toml``: both sides run the code that is installed with them.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-import os
 import signal
-import socket
 import subprocess
-import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,18 +18,21 @@ from pathlib import Path
 from types import FrameType
 
 from privacy.errors import InputError
+from server.superlink import (
+    HOST,
+    LaunchError,
+    environment_for,
+    flwr,
+    last_line,
+    port_to_use,
+    superlink,
+    wait_until_healthy,
+)
 
-_log = logging.getLogger(__name__)
+FAILURE = "failure.txt"
+"""In the run's directory, written by the ServerApp: why the run failed, in one line."""
 
-_HOST = "127.0.0.1"
-_OPEN_S = 90.0  # for the link to answer /health; importing Flower takes seconds on a busy machine
-_COMMAND_S = 90.0  # for one `flwr` command
 _SETTLE_S = 30.0  # from the end of the log to a final status
-_STOP_S = 10.0
-
-
-class LaunchError(RuntimeError):
-    """The server could not be started or did not come to an end; one line for the operator."""
 
 
 @dataclass(frozen=True)
@@ -74,95 +68,43 @@ class LaunchSettings:
             raise InputError("deadline_s and wait_for_clients_s need a positive number of seconds")
 
 
-def launch(settings: LaunchSettings, *, say: Callable[[str], None] = print) -> int:
-    """Run one federation to its end.
+def launch(settings: LaunchSettings, *, say: Callable[[str], None] = print) -> None:
+    """Run one federation to its end; returns if it completed.
 
     Args:
         settings: what to run and where.
         say: receives one line at a time: where clients connect, then the run's log.
 
-    Returns:
-        0 if the run completed, 1 if it failed; the log says why.
-
     Raises:
-        LaunchError: the link did not start, ended early, or the run exceeded its deadline.
+        LaunchError: the run failed or exceeded its deadline, or the link did not start or ended early.
         KeyboardInterrupt: SIGTERM or Ctrl-C; everything that was started is stopped first.
     """
     home = (settings.out / "flower").resolve()
     home.mkdir(parents=True, exist_ok=True)
-    port = settings.port or _free_port()
+    (settings.out / FAILURE).unlink(missing_ok=True)
+    port = port_to_use(settings.port)
     deadline = time.monotonic() + settings.deadline_s
-    environment = _environment(home)
-    with _interrupt_on_sigterm(), _superlink(home, port, environment) as link:
-        _wait_until_healthy(link, port, home)
-        say(f"server is ready: fedtower client --superlink {_HOST}:{port} --config client.toml")
+    environment = environment_for(home)
+    with _interrupt_on_sigterm(), superlink(home, port, environment) as link:
+        wait_until_healthy(link, port, home)
+        say(f"server is ready: fedtower client --superlink {HOST}:{port} --config client.toml")
         run_id = _submit(settings, home, port, environment)
         status = _follow(run_id, link, environment, home, deadline, say)
-    say(f"run {run_id}: {status}")
-    return 0 if status == "finished:completed" else 1
-
-
-@contextmanager
-def _superlink(home: Path, port: int, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A running ``flower-superlink``; on the way out it and everything it started are stopped."""
-    command = ["flower-superlink", "--host", _HOST, "--port", str(port), "--insecure"]
-    command += ["--disable-runtime-dependency-installation"]
-    with (home / "superlink.log").open("wb") as log:
-        link = subprocess.Popen(
-            command,
-            env=environment,
-            cwd=home,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            # A session of its own: one process group to stop, and Ctrl-C reaches this process first.
-            start_new_session=True,
-        )
-        try:
-            yield link
-        finally:
-            _stop_group(link)
-
-
-def _stop_group(leader: subprocess.Popen[bytes]) -> None:
-    """Stop a process that leads a group of its own, and the group: its children may outlive a terminate."""
-    if leader.poll() is None:
-        leader.terminate()
-    try:
-        leader.wait(_STOP_S)
-    except subprocess.TimeoutExpired:
-        _log.warning("the link did not stop within %.0f s; ending it by force", _STOP_S)
-    try:
-        os.killpg(leader.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-    leader.wait()
-
-
-def _wait_until_healthy(link: subprocess.Popen[bytes], port: int, home: Path) -> None:
-    deadline = time.monotonic() + _OPEN_S
-    while time.monotonic() < deadline:
-        if link.poll() is not None:
-            raise LaunchError(f"the link ended at once: {_last_line(home)}")
-        try:
-            with urllib.request.urlopen(f"http://{_HOST}:{port}/health", timeout=2.0) as answer:
-                if answer.status == 200:
-                    return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.1)
-    raise LaunchError(f"the link did not answer within {_OPEN_S:.0f} s: {_last_line(home)}")
+    if status != "finished:completed":
+        raise LaunchError(f"run {run_id} ended as {status}: {_failure(settings.out, home)}")
+    say(f"run {run_id} is complete")
 
 
 def _submit(settings: LaunchSettings, home: Path, port: int, environment: dict[str, str]) -> str:
     """Hand the run to the link; returns its id."""
     (home / "config.toml").write_text(
-        f'[superlink]\ndefault = "this"\n\n[superlink.this]\naddress = "{_HOST}:{port}"\ninsecure = true\n',
+        f'[superlink]\ndefault = "this"\n\n[superlink.this]\naddress = "{HOST}:{port}"\ninsecure = true\n',
         encoding="utf-8",
     )
     bundle = home / "fedtower"
     bundle.mkdir(exist_ok=True)
     (bundle / "pyproject.toml").write_text(bundle_pyproject(settings), encoding="utf-8")
-    answer = _flwr(["run", str(bundle), "this", "--format", "json"], environment)
+    answer = flwr(["run", str(bundle), "this", "--format", "json"], environment)
     run_id = answer.get("run-id")
     if run_id is None:
         raise LaunchError(f"the run was not accepted: {answer.get('error-message') or answer}")
@@ -226,7 +168,7 @@ def _follow(
     try:
         while log.poll() is None:
             if link.poll() is not None:
-                raise LaunchError(f"the link ended during the run: {_last_line(home)}")
+                raise LaunchError(f"the link ended during the run: {last_line(home)}")
             if time.monotonic() >= deadline:
                 raise LaunchError(
                     "the run did not end within its deadline; raise --deadline-s if it needs longer"
@@ -249,7 +191,7 @@ def _relay(log: subprocess.Popen[str], say: Callable[[str], None]) -> None:
 def _final_status(run_id: str, environment: dict[str, str]) -> str:
     give_up = time.monotonic() + _SETTLE_S
     while True:
-        answer = _flwr(["ls", "this", "--run-id", run_id, "--format", "json"], environment)
+        answer = flwr(["ls", "this", "--run-id", run_id, "--format", "json"], environment)
         match answer.get("runs"):
             case [{"status": str(status)}, *_]:
                 pass
@@ -258,43 +200,6 @@ def _final_status(run_id: str, environment: dict[str, str]) -> str:
         if status.startswith("finished") or time.monotonic() >= give_up:
             return status
         time.sleep(1.0)
-
-
-def _flwr(arguments: list[str], environment: dict[str, str]) -> dict[str, object]:
-    """Run one ``flwr`` command that answers in JSON."""
-    try:
-        done = subprocess.run(
-            ["flwr", *arguments],
-            env=environment,
-            cwd=environment["FLWR_HOME"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_COMMAND_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise LaunchError(f"`flwr {arguments[0]}` did not answer within {_COMMAND_S:.0f} s") from error
-    try:
-        answer = json.loads(done.stdout)
-    except json.JSONDecodeError as error:
-        detail = (done.stderr.strip() or done.stdout.strip() or f"status {done.returncode}").splitlines()[-1]
-        raise LaunchError(f"`flwr {arguments[0]}` failed: {detail[:300]}") from error
-    return answer if isinstance(answer, dict) else {}
-
-
-def _environment(home: Path) -> dict[str, str]:
-    here = str(Path(__file__).resolve().parent.parent)
-    return os.environ | {
-        "FLWR_HOME": str(home),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
-        # Flower starts its parts by name, and they import our packages from where this file lies.
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
-        "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH", "")])),
-    }
 
 
 @contextmanager
@@ -314,12 +219,8 @@ def _interrupt_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _last_line(home: Path) -> str:
-    lines = (home / "superlink.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1][:200] if lines else "its log is empty"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((_HOST, 0))
-        return probe.getsockname()[1]
+def _failure(out: Path, home: Path) -> str:
+    try:
+        return (out / FAILURE).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return last_line(home)

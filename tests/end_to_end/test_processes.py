@@ -97,6 +97,20 @@ def test_payloads_dropouts_and_failures_cross_real_processes(
     assert [p.name for p in told if SECRET.encode() in p.read_bytes()] == []
 
 
+def test_a_server_without_enough_clients_says_so(
+    tmp_path: Path, started: list[subprocess.Popen[bytes]]
+) -> None:
+    scenario, log = tmp_path / "scenario.toml", tmp_path / "server.log"
+    scenario.write_text("")
+    arguments = ("server", "--scenario", scenario, "--clients", 2, "--port", 0, "--out", tmp_path / "out")
+    server = _start(
+        log, *arguments, "--wait-for-clients-s", 1, "--federation", "tests.end_to_end.echo:run_federation"
+    )
+    started.append(server)
+    assert server.wait(60) == 1
+    assert "NotEnoughClients: 0 of 2 clients came within 1 s" in log.read_text().splitlines()[-1]
+
+
 def test_sigterm_stops_a_waiting_server_and_everything_it_started(
     tmp_path: Path, started: list[subprocess.Popen[bytes]]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import pytest
 
 from privacy.errors import InputError
 from server.app import load_function
-from server.launch import LaunchSettings, bundle_pyproject
+from server.launch import LaunchSettings, bundle_pyproject, launch
+from server.superlink import LaunchError
 
 
 @pytest.fixture
@@ -52,6 +54,15 @@ def test_unusable_settings_are_refused(tmp_path: Path, scenario: Path, change: d
 def test_a_missing_scenario_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"absent\.toml"):
         LaunchSettings(scenario=tmp_path / "absent.toml", out=tmp_path, clients=3)
+
+
+def test_a_port_in_use_is_refused_before_anything_starts(tmp_path: Path, scenario: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        settings = LaunchSettings(scenario=scenario, out=tmp_path, clients=1, port=other.getsockname()[1])
+        with pytest.raises(LaunchError, match=f"{settings.port} .* taken"):
+            launch(settings)
 
 
 @pytest.mark.parametrize("reference", ["", "json", "json:", ":loads", "json:no_such_name"])
