@@ -7,6 +7,7 @@ ledger. Without, it is ordinary training, and users of one client are protected 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,24 +25,33 @@ from privacy.user_gradients.engine import encoder_size, per_user_gradients, set_
 from recsys_models.batches import window
 from recsys_models.retrieval.blend import BlendedRecommender, ChannelScores
 
-_POSITIONS = 4  # positions of a user's history that one step looks at
+_POSITIONS = 4  # earlier positions of a user's history that one step looks at, besides the newest
 _CHUNK = 64
+_TEMPERATURE = 3.0  # turns standardised scores into logits a softmax can tell apart
+# Noise may move the encoder's output by this share of an item vector's coordinate, and a blend weight by this much.
+_NOISE_IN_OUTPUT = 0.01
+_NOISE_IN_WEIGHT = 0.1
+_LARGEST_RATE = 0.5
 
 
 @dataclass(frozen=True)
 class _Batch:
     ids_BL: torch.Tensor
     mask_BL: torch.Tensor
-    positions_BP: torch.Tensor
+    positions_BP: torch.Tensor  # the newest first, then random earlier ones
     targets_BP: torch.Tensor
 
 
 class EncoderFit:
     """One client's fit.
 
+    A user's loss has two parts. The blend is judged on her newest item alone, which no released statistic has counted
+    (it is the validation item): on items that the transitions have counted, the transition channel would look better than
+    it is. The encoder is judged, besides, on earlier items.
+
     Args:
         model: moved in place.
-        training: this client's training histories.
+        histories: this client's histories up to and with the validation item, oldest first.
         public: the frozen tower and channels.
         settings: agreed settings.
         users: enrolled (rounded) number of users, the public denominator.
@@ -51,7 +61,7 @@ class EncoderFit:
     def __init__(
         self,
         model: ClientModel,
-        training: list[NDArray[np.int64]],
+        histories: list[NDArray[np.int64]],
         public: PublicState,
         settings: dict[str, Any],
         *,
@@ -59,9 +69,10 @@ class EncoderFit:
         randomness: RandomSource,
     ) -> None:
         self._model = model
-        self._histories = [h for h in training if len(h) >= 2]
+        self._histories = [h for h in histories if len(h) >= 2]
         self._scorer = ChannelScores(public.channels())
         self._settings = settings["fit"]
+        self._dim: int = settings["dim"]
         self._max_length: int = settings["max_length"]
         self._users = users
         self._randomness = randomness
@@ -71,14 +82,20 @@ class EncoderFit:
         if not self._histories:
             return
         module = wrap_encoder(self._model.recommender)
-        optimizer = self._optimizer(torch.optim.SGD, self._settings["learning_rate"], blend_factor=4.0)
-        q = terms.release.sampling_probability
-        for step in range(terms.release.steps):
+        q, steps = terms.release.sampling_probability, terms.release.steps
+        expected_users = max(q * self._users, 1.0)
+        noise_walk = terms.total_sigma * terms.unit / expected_users * math.sqrt(steps)
+        optimizer = self._optimizer(
+            torch.optim.SGD,
+            encoder_rate=min(_LARGEST_RATE, _NOISE_IN_OUTPUT / (noise_walk * math.sqrt(self._dim))),
+            blend_rate=min(_LARGEST_RATE, _NOISE_IN_WEIGHT / noise_walk),
+        )
+        for step in range(steps):
             users = np.flatnonzero(self._randomness.bernoulli(q, len(self._histories)))
             total = self._clipped_sum(module, users, terms)
             name = f"{terms.release.name}/{step}"
             noised = add_noise(total, terms.total_sigma, self._randomness, name=name, left_the_client=False)
-            set_encoder_gradient(module, noised.dense / max(q * self._users, 1.0))
+            set_encoder_gradient(module, noised.dense / expected_users)
             optimizer.step()
         module.to_standard_module()
 
@@ -87,7 +104,8 @@ class EncoderFit:
         if not self._histories:
             return
         recommender = self._model.recommender.train()
-        optimizer = self._optimizer(torch.optim.Adam, self._settings["learning_rate"], blend_factor=10.0)
+        rate = self._settings["learning_rate"]
+        optimizer = self._optimizer(torch.optim.Adam, encoder_rate=rate, blend_rate=10.0 * rate)
         for _ in range(steps):
             users = self._randomness.integers(len(self._histories), min(batch_users, len(self._histories)))
             batch = self._batch(users)
@@ -98,13 +116,15 @@ class EncoderFit:
             optimizer.step()
 
     def _optimizer(
-        self, kind: type[torch.optim.Optimizer], learning_rate: float, *, blend_factor: float
+        self, kind: type[torch.optim.Optimizer], *, encoder_rate: float, blend_rate: float
     ) -> torch.optim.Optimizer:
+        """Four blend weights of order 1 bear larger steps than thousands of encoder weights near 0."""
         recommender = self._model.recommender
-        # Four blend weights of order 1 bear larger steps than thousands of encoder weights near 0.
-        blend = {"params": list(recommender.mix.parameters()), "lr": learning_rate * blend_factor}
-        encoder = {"params": list(recommender.encoder.parameters()), "lr": learning_rate}
-        return kind([encoder, blend], lr=learning_rate)  # pyright: ignore[reportCallIssue]
+        groups = [
+            {"params": list(recommender.encoder.parameters()), "lr": encoder_rate},
+            {"params": list(recommender.mix.parameters()), "lr": blend_rate},
+        ]
+        return kind(groups, lr=encoder_rate)  # pyright: ignore[reportCallIssue]
 
     def _clipped_sum(self, module: Any, users: NDArray[np.int64], terms: ReleaseTerms) -> BoundedSum:
         values = np.zeros(encoder_size(module), dtype=np.int64)
@@ -127,23 +147,25 @@ class EncoderFit:
     def _losses(
         self, recommender: BlendedRecommender | Any, history_BLD: torch.Tensor, batch: _Batch
     ) -> torch.Tensor:
-        """Mean cross-entropy over each user's picked positions, against the whole catalogue."""
-        fixed = self._scorer.fixed_channels(batch.ids_BL, batch.mask_BL, batch.positions_BP)
-        scores_BPN = recommender(
-            history_BLD, batch.mask_BL, self._scorer.public.tower_ND, fixed, batch.positions_BP
-        )
-        log_probability = torch.log_softmax(scores_BPN, dim=-1)
-        return -log_probability.gather(2, batch.targets_BP.unsqueeze(-1)).squeeze(-1).mean(dim=1)
+        """Each user's cross-entropy against the whole catalogue: blend on the newest item, encoder on earlier ones."""
+        newest_B1 = batch.positions_BP[:, :1]
+        fixed = self._scorer.fixed_channels(batch.ids_BL, batch.mask_BL, newest_B1)
+        tower_ND = self._scorer.public.tower_ND
+        blend_B1N, encoder_BPN = recommender(history_BLD, batch.mask_BL, tower_ND, fixed, batch.positions_BP)
+        blend_B1 = _cross_entropy(blend_B1N, batch.targets_BP[:, :1])
+        encoder_BP = _cross_entropy(encoder_BPN[:, 1:] * _TEMPERATURE, batch.targets_BP[:, 1:])
+        return blend_B1.mean(dim=1) + encoder_BP.mean(dim=1)
 
     def _batch(self, users: NDArray[np.int64]) -> _Batch:
         ids, mask = window([self._histories[u] for u in users], self._max_length + 1, at_least=2)
         lengths = mask.sum(axis=1) - 1
         draws = self._randomness.uniform(len(users) * _POSITIONS).reshape(len(users), _POSITIONS)
-        width = ids.shape[1] - 1
+        newest = ids.shape[1] - 2
         # The last `lengths` inputs are real; each user's picks are drawn from her own positions only.
-        positions = (
-            width - 1 - np.minimum(np.floor(draws * lengths[:, None]), lengths[:, None] - 1).astype(np.int64)
+        earlier = newest - np.minimum(np.floor(draws * lengths[:, None]), lengths[:, None] - 1).astype(
+            np.int64
         )
+        positions = np.concatenate([np.full((len(users), 1), newest, dtype=np.int64), earlier], axis=1)
         targets = np.take_along_axis(ids, positions + 1, axis=1)
         return _Batch(
             torch.from_numpy(np.ascontiguousarray(ids[:, :-1])),
@@ -151,3 +173,7 @@ class EncoderFit:
             torch.from_numpy(positions),
             torch.from_numpy(targets),
         )
+
+
+def _cross_entropy(scores_BPN: torch.Tensor, targets_BP: torch.Tensor) -> torch.Tensor:
+    return -torch.log_softmax(scores_BPN, dim=-1).gather(2, targets_BP.unsqueeze(-1)).squeeze(-1)

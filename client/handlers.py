@@ -319,7 +319,7 @@ class ClientHandlers:
         self.public.update(task.arrays)
         fit = EncoderFit(
             self.model,
-            self.log.training,
+            self.log.seen("test"),
             self.public,
             dict(self.plan.settings),
             users=self.enrolled_users,

@@ -48,9 +48,9 @@ class ClientModel:
         last_B1 = torch.full((len(histories), 1), ids_BL.shape[1] - 1)
         with torch.no_grad():
             fixed = scorer.fixed_channels(ids_BL, mask_BL, last_B1)
-            return self.recommender(tower_ND[ids_BL.clamp(min=0)], mask_BL, tower_ND, fixed, last_B1).squeeze(
-                1
-            )
+            history_BLD = tower_ND[ids_BL.clamp(min=0)]
+            blend_B1N, _ = self.recommender(history_BLD, mask_BL, tower_ND, fixed, last_B1)
+        return blend_B1N.squeeze(1)
 
     def save(self, path: Path) -> None:
         """Write the private weights beside ``path`` and rename; they are never sent."""

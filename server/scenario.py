@@ -86,10 +86,10 @@ class SharesSection(_Section):
     """How mu^2 is divided among the releases (``privacy.accounting.schedule``); they need not add up to 1."""
 
     popularity: Share = 0.08
-    statistics: Share = 0.62
-    gradients: Share = 0.12
-    fit: Share = 0.10
-    metrics: Share = 0.08
+    statistics: Share = 0.70
+    gradients: Share = 0.07
+    fit: Share = 0.05
+    metrics: Share = 0.10
 
 
 class FederationSection(_Section):

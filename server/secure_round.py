@@ -138,10 +138,15 @@ class SecureRounds:
         schema = terms.schema(len(self._plan.cohort))
         header = self._header(task, schema, model_hash)
         request = OpenRound(self._server.open_round(header, schema), task).encode()
-        self._collect(kind, dict.fromkeys(header.cohort, request), self._server.add_upload)
-        self._collect(wire.SURVIVORS, self._server.survivors(), self._server.add_signature)
-        self._collect(wire.REVEAL, self._server.reveal_requests(), self._server.add_reveal)
-        sums, survivors = self._server.result()
+        before = len(self._exchange.dropouts)
+        try:
+            self._collect(kind, dict.fromkeys(header.cohort, request), self._server.add_upload)
+            self._collect(wire.SURVIVORS, self._server.survivors(), self._server.add_signature)
+            self._collect(wire.REVEAL, self._server.reveal_requests(), self._server.add_reveal)
+            sums, survivors = self._server.result()
+        except ProtocolError as error:
+            lost = "; ".join(f"{d['client']}: {d['reason']}" for d in self._exchange.dropouts[before:])
+            raise ProtocolError(f"{round_task(task)}: {error} ({lost})" if lost else str(error)) from error
         return SecureSum(sums[SECTION], survivors)
 
     def _header(self, task: Task, schema: VectorSchema, model_hash: bytes) -> RoundHeader:

@@ -79,26 +79,27 @@ class BlendedRecommender(nn.Module):
             self.mix.weight.copy_(torch.tensor([list(start)]))
 
     def forward(
-        self, history_BLD: Tensor, mask_BL: Tensor, tower_ND: Tensor, fixed_BPNC: Tensor, positions_BP: Tensor
-    ) -> Tensor:
+        self, history_BLD: Tensor, mask_BL: Tensor, tower_ND: Tensor, fixed_BQNC: Tensor, positions_BP: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Scores of all items after some positions of each history.
 
         Args:
             history_BLD: item vectors, right-aligned.
             mask_BL: True where there is an item.
             tower_ND: item vectors of the catalogue.
-            fixed_BPNC: standardised scores of the other channels, [B, P, N, C - 1], from ``fixed_channels``.
+            fixed_BQNC: standardised scores of the other channels, [B, Q, N, C - 1], from ``ChannelScores``, for the first
+                Q <= P positions.
             positions_BP: which positions.
 
         Returns:
-            scores_BPN.
+            blend_BQN of all channels at the first Q positions, and encoder_BPN, the encoder's own standardised scores.
         """
         users_BLD = self.encoder(history_BLD, mask_BL)
         at_BPD = positions_BP.unsqueeze(-1).expand(-1, -1, users_BLD.shape[-1])
-        users_BPD = users_BLD.gather(1, at_BPD)
-        encoder_BPN = standardise(users_BPD @ tower_ND.T)
-        channels_BPNC = torch.cat([encoder_BPN.unsqueeze(-1), fixed_BPNC], dim=-1)
-        return self.mix(channels_BPNC).squeeze(-1)
+        encoder_BPN = standardise(users_BLD.gather(1, at_BPD) @ tower_ND.T)
+        blended = fixed_BQNC.shape[1]
+        channels_BQNC = torch.cat([encoder_BPN[:, :blended].unsqueeze(-1), fixed_BQNC], dim=-1)
+        return self.mix(channels_BQNC).squeeze(-1), encoder_BPN
 
 
 def standardise(scores: Tensor) -> Tensor:

@@ -1,0 +1,123 @@
+"""``fedtower simulate``, ``provision``, ``bench``, ``demo`` and ``audit``. Heavy imports wait until a command runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Scenario = Annotated[
+    Path | None,
+    typer.Argument(metavar="[SCENARIO.toml]", help="What to run; the built-in scenario if left out."),
+]
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", help="A behaviour log or data set folder; the built-in log if left out."),
+]
+Clients = Annotated[int | None, typer.Option("--clients", help="Number of clients.")]
+Epsilon = Annotated[float | None, typer.Option("--epsilon", help="Privacy budget of the whole run.")]
+Encoder = Annotated[str | None, typer.Option("--encoder", help="attention, gru or mean-pool.")]
+Recipe = Annotated[str | None, typer.Option("--recipe", help="statistics, gradients or hybrid.")]
+Privacy = Annotated[str | None, typer.Option("--privacy", help="on, or off for research.")]
+Seed = Annotated[
+    int | None, typer.Option("--seed", help="Makes the run repeatable (and its noise no protection).")
+]
+Out = Annotated[Path | None, typer.Option("--out", help="Run folder; default runs/<name>-<time>.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
+
+bench = typer.Typer(add_completion=False, help="Measure, in pairs and in one run.")
+demo = typer.Typer(add_completion=False, help="Show one promise at work, with figures.")
+audit = typer.Typer(add_completion=False, help="Try to break a run's promises.")
+
+
+def simulate(
+    scenario: Scenario = None,
+    data: Data = None,
+    clients: Clients = None,
+    epsilon: Epsilon = None,
+    encoder: Encoder = None,
+    recipe: Recipe = None,
+    privacy: Privacy = None,
+    seed: Seed = None,
+    out: Out = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a whole federation on this machine: real client handlers, real messages, one process."""
+    from rich.console import Console
+
+    from server.console import RunProgress, print_summary
+    from server.report import report_json
+    from simulations.run import simulate as run_simulation
+
+    chosen = read_scenario(
+        scenario,
+        {
+            "simulation.clients": clients,
+            "privacy.epsilon": epsilon,
+            "encoder": encoder,
+            "recipe": recipe,
+            "privacy.mode": privacy,
+            "seed": seed,
+        },
+    )
+    folder = out or run_folder(chosen.name if data is None else data.resolve().name)
+    console = Console(stderr=True, quiet=as_json)
+    with RunProgress(
+        console, epsilon_budget=chosen.privacy.epsilon, privacy_off=not chosen.private
+    ) as watcher:
+        report = run_simulation(chosen, folder, watcher, data=data)
+    if as_json:
+        typer.echo(report_json(report))
+    else:
+        print_summary(report, Console(), folder)
+
+
+def provision(
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder to fill: scenario, catalogue, roster, one folder a client.")
+    ],
+    scenario: Scenario = None,
+    data: Data = None,
+    clients: Clients = None,
+    seed: Seed = None,
+) -> None:
+    """Lay out a deployment for real processes: each client's log, key and configuration in a folder of its own."""
+    from simulations.provision import provision as lay_out
+
+    chosen = read_scenario(scenario, {"simulation.clients": clients, "seed": seed})
+    for line in lay_out(chosen, out, data=data):
+        typer.echo(line)
+
+
+def read_scenario(path: Path | None, changes: dict[str, Any]) -> Any:
+    """A scenario file, or the built-in scenario, with command-line options over it."""
+    from server.scenario import Scenario as Model
+    from server.scenario import load_scenario, override
+
+    scenario = load_scenario(path) if path is not None else Model()
+    given = {name: value for name, value in changes.items() if value is not None}
+    return override(scenario, given) if given else scenario
+
+
+def run_folder(name: str) -> Path:
+    """A folder of its own for a run, under ``runs/``."""
+    from datetime import datetime
+
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    folder = Path("runs") / f"{name}-{stamp}"
+    count = 1
+    while folder.exists():
+        count += 1
+        folder = Path("runs") / f"{name}-{stamp}-{count}"
+    return folder
+
+
+def show(result: dict[str, Any], *, as_json: bool, lines: list[str]) -> None:
+    """Print a bench's or demo's result: the JSON alone, or its lines with the figure last."""
+    if as_json:
+        typer.echo(json.dumps(result, indent=2, sort_keys=True))
+    else:
+        for line in lines:
+            typer.echo(line)
