@@ -17,7 +17,7 @@ from typing import Protocol
 
 from privacy.errors import InputError
 
-DEFAULT_FACTORY = "client.handlers:open_client"
+DEFAULT_FACTORY = "client.config:open_client"
 
 
 class Handlers(Protocol):
@@ -72,7 +72,7 @@ def open_handlers(config_path: Path) -> Handlers:
     """Open the client that a TOML file describes, or return it if it is open already.
 
     The file may name another factory, ``handlers = "module:function"``; the default is
-    ``client.handlers:open_client``.
+    ``client.config:open_client``.
 
     Raises:
         InputError: the file cannot be read, or names no factory.

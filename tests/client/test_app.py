@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -102,6 +103,11 @@ def test_a_process_for_one_message_answers_with_a_clear_refusal(tmp_path: Path) 
     assert reply.error.reason == "cold_start_use_fedtower_client"
     with pytest.raises(ColdStart, match="fedtower client"):
         handlers_for({"config": "client.toml"})
+
+
+def test_the_factory_used_by_default_exists() -> None:
+    module, _, name = runtime.DEFAULT_FACTORY.partition(":")
+    assert callable(getattr(importlib.import_module(module), name))
 
 
 def test_a_message_without_payload_is_refused(tmp_path: Path) -> None:

@@ -165,7 +165,8 @@ def _start(log_path: Path, *arguments: object) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [sys.executable, str(ROOT / "fedtower.py"), *map(str, arguments)],
             cwd=ROOT,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"},
+            # A killed client cannot tidy up: what it leaves goes with the test's folder.
+            env=os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(log_path.parent)},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
