@@ -212,6 +212,12 @@ class TestCombining:
         assert concatenate(parts).values.tolist() == [1, 2, 3]
         assert concatenate([*parts, BoundedSum(np.array([0]), 1, 0.5, 7)]).l2_bound == 6  # sqrt(26)
 
+    def test_disjoint_users_keep_the_largest_bound(self) -> None:
+        """One user is in one part only, and that may be the one with the largest bound."""
+        parts = [BoundedSum(np.array([1, 2]), 3, 0.5, 7), BoundedSum(np.array([10, 20]), 4, 0.5, 2)]
+        joined = add_disjoint(parts)
+        assert (joined.values.tolist(), joined.l2_bound, joined.users) == ([11, 22], 4, 9)
+
     def test_refuses_parts_that_do_not_fit(self) -> None:
         one = BoundedSum(np.array([1]), 3, 0.5, 7)
         with pytest.raises(InputError, match="units differ"):
