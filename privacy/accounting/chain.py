@@ -6,7 +6,7 @@ there are and the hash of the last. It is renamed into place after SQLite has co
 returns: a crash in between leaves the log ahead of the counter, which is honest and is caught up; a log
 *behind* its counter is an older copy and is refused.
 
-SQLite keeps its rollback journal instead of a write-ahead log: between transactions the one file is everything.
+SQLite keeps its rollback journal, not a write-ahead log: between transactions the one file is everything.
 
 What this cannot notice: someone who replaces both files by older ones together. The head hash is therefore
 also printed in certificates, where others keep it.
