@@ -35,14 +35,14 @@ KINDS = (HELLO, *UPLINK)
 
 _APP_ERROR = 2  # Flower's CLIENT_APP_RAISED_EXCEPTION: the code says only that there is no answer
 _REASONS: tuple[tuple[type[Exception], str], ...] = (
-    (ColdStart, "cold_start_use_fedtower_client"),
-    (BudgetExceeded, "budget_exceeded"),
-    (LedgerError, "ledger_not_trusted"),
-    (SensitivityViolation, "sensitivity_violation"),
-    (ProtocolError, "protocol_error"),
-    (InputError, "unusable_input"),
+    (ColdStart, "cold-start-use-fedtower-client"),
+    (BudgetExceeded, "budget-exceeded"),
+    (LedgerError, "ledger-not-trusted"),
+    (SensitivityViolation, "sensitivity-violation"),
+    (ProtocolError, "protocol-error"),
+    (InputError, "unusable-input"),
 )
-_REASON_CODE = re.compile(r"[a-z][a-z0-9_]{0,39}")
+_REASON_CODE = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 
 app = ClientApp()
 
@@ -67,7 +67,7 @@ def refusal(message: Message, reason: str) -> Message:
 def reason_code(error: Exception) -> str:
     """What the server may know about a failure: one fixed word, chosen by the kind of error."""
     if isinstance(error, PolicyRefusal):
-        return error.reason_code if _REASON_CODE.fullmatch(error.reason_code) else "policy_refusal"
+        return error.reason_code if _REASON_CODE.fullmatch(error.reason_code) else "policy-refusal"
     return next((reason for kind, reason in _REASONS if isinstance(error, kind)), "failed")
 
 

@@ -168,7 +168,7 @@ class TaskLoop:
             return self._app(message=message, context=context)
         except Exception:
             _log.exception("%s is no message this client knows", message.metadata.message_type)
-            return refusal(message, "unknown_kind")
+            return refusal(message, "unknown-kind")
 
     def _client(self, *interceptors: ProtobufClientInterceptor) -> RuntimeHttpClient:
         """A client whose retries end; Flower's own would interrupt this process when a call is refused."""

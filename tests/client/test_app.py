@@ -79,12 +79,12 @@ def test_hello_names_the_client_without_asking_the_handlers(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (PolicyRefusal("noise_too_small", SECRET), "noise_too_small"),
-        (PolicyRefusal(f"see {SECRET}", SECRET), "policy_refusal"),
-        (BudgetExceeded(SECRET), "budget_exceeded"),
-        (LedgerError(SECRET), "ledger_not_trusted"),
-        (ProtocolError(SECRET), "protocol_error"),
-        (InputError(SECRET), "unusable_input"),
+        (PolicyRefusal("noise-too-small", SECRET), "noise-too-small"),
+        (PolicyRefusal(f"see {SECRET}", SECRET), "policy-refusal"),
+        (BudgetExceeded(SECRET), "budget-exceeded"),
+        (LedgerError(SECRET), "ledger-not-trusted"),
+        (ProtocolError(SECRET), "protocol-error"),
+        (InputError(SECRET), "unusable-input"),
         (KeyError(SECRET), "failed"),
     ],
 )
@@ -100,7 +100,7 @@ def test_an_exception_becomes_a_reason_code(
 
 def test_a_process_for_one_message_answers_with_a_clear_refusal(tmp_path: Path) -> None:
     reply = ask(tmp_path / "client.toml", "query.keys")
-    assert reply.error.reason == "cold_start_use_fedtower_client"
+    assert reply.error.reason == "cold-start-use-fedtower-client"
     with pytest.raises(ColdStart, match="fedtower client"):
         handlers_for({"config": "client.toml"})
 
@@ -111,7 +111,7 @@ def test_the_factory_used_by_default_exists() -> None:
 
 
 def test_a_message_without_payload_is_refused(tmp_path: Path) -> None:
-    assert ask(warm(tmp_path, Scripted()), "query.keys", RecordDict({})).error.reason == "unusable_input"
+    assert ask(warm(tmp_path, Scripted()), "query.keys", RecordDict({})).error.reason == "unusable-input"
 
 
 def test_handlers_are_opened_once_for_a_configuration(tmp_path: Path) -> None:
