@@ -19,11 +19,11 @@ class UserEncoder(nn.Module):
 
     ``start`` decides what an untrained encoder says:
 
-    * ``"pooled"``: ``u = s * pool(x) + W trunk(x)`` with ``W = 0`` and ``s = 1``, so the untrained encoder
-      *is* the recency-weighted mean of the history. Private training, which has few and noisy steps, starts
-      from a sound recommender instead of from noise (a residual branch that starts at zero: Bachlechner et
-      al., "ReZero", 2021).
-    * ``"random"``: ``u = W trunk(x)``, everything initialised at random, as published.
+    * ``"pooled"``: ``u = M pool(x) + W trunk(x) + b`` with ``M = I``, ``W = 0``, ``b = 0``, so the untrained
+      encoder *is* the recency-weighted mean of the history. Private training, which has few and noisy steps,
+      starts from a sound recommender instead of from noise (a residual branch that starts at zero: Bachlechner
+      et al., "ReZero", 2021).
+    * ``"random"``: ``u = W trunk(x) + b``, everything initialised at random, as published.
 
     Guarantees, each held by a test that every encoder inherits:
 
@@ -40,8 +40,8 @@ class UserEncoder(nn.Module):
         max_length: longest history, in items.
         start: see above.
         decay: initial recency weight of the pooled start.
-        input_scale: public factor on the item vectors before the trunk (not before the pool); towers with
-            very small vectors, such as factorisations, train better near unit variance.
+        input_scale: public factor on the item vectors before the trunk (not before the pool), to bring a tower of
+            very small vectors, such as a factorisation, near unit variance.
     """
 
     def __init__(
@@ -65,12 +65,11 @@ class UserEncoder(nn.Module):
         self.trunk = trunk
         self.out = nn.Linear(dim, dim)
         self.pool: RecencyPool | None = None
-        self.pool_scale: nn.Linear | None = None
+        self.pool_map: nn.Linear | None = None
         if start == "pooled":
             self.pool = RecencyPool(max_length, decay=decay)
-            # One learnable number, as a Linear over the last axis, because hooks see module calls only.
-            self.pool_scale = nn.Linear(1, 1, bias=False)
-            nn.init.ones_(self.pool_scale.weight)
+            self.pool_map = nn.Linear(dim, dim, bias=False)
+            nn.init.eye_(self.pool_map.weight)
             nn.init.zeros_(self.out.weight)
             nn.init.zeros_(self.out.bias)
 
@@ -91,9 +90,8 @@ class UserEncoder(nn.Module):
         absent = ~mask_BL.unsqueeze(-1)
         items_BLD = items_BLD.masked_fill(absent, 0.0)
         users_BLD: Tensor = self.out(self.trunk(items_BLD * self.input_scale, mask_BL))
-        if self.pool is not None and self.pool_scale is not None:
-            pooled_BLD = self.pool(items_BLD, mask_BL)
-            users_BLD = users_BLD + self.pool_scale(pooled_BLD.unsqueeze(-1)).squeeze(-1)
+        if self.pool is not None and self.pool_map is not None:
+            users_BLD = users_BLD + self.pool_map(self.pool(items_BLD, mask_BL))
         return users_BLD.masked_fill(absent, 0.0)
 
     def _check(self, items_BLD: Tensor, mask_BL: Tensor) -> None:
