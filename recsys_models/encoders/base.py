@@ -21,8 +21,8 @@ class UserEncoder(nn.Module):
 
     * ``"pooled"``: ``u = M pool(x) + W trunk(x) + b`` with ``M = I``, ``W = 0``, ``b = 0``, so the untrained
       encoder *is* the recency-weighted mean of the history. Private training, which has few and noisy steps,
-      starts from a sound recommender instead of from noise (a residual branch that starts at zero: Bachlechner
-      et al., "ReZero", 2021).
+      starts from a sound recommender instead of from noise (a residual branch that starts at zero:
+      Bachlechner et al., "ReZero", 2021).
     * ``"random"``: ``u = W trunk(x) + b``, everything initialised at random, as published.
 
     Guarantees, each held by a test that every encoder inherits:
@@ -40,8 +40,8 @@ class UserEncoder(nn.Module):
         max_length: longest history, in items.
         start: see above.
         decay: initial recency weight of the pooled start.
-        input_scale: public factor on the item vectors before the trunk (not before the pool), to bring a tower of
-            very small vectors, such as a factorisation, near unit variance.
+        input_scale: public factor on the item vectors before the trunk (not before the pool), to bring a
+            tower of very small vectors, such as a factorisation, near unit variance.
     """
 
     def __init__(
