@@ -179,8 +179,8 @@ def _total_norm(parameters: dict[str, nn.Parameter]) -> float:
 def _per_user(name: str, parameter: nn.Parameter, users: int, whole: float) -> Tensor:
     """Returns the parameter's gradients as [B, numel], after comparing their sum with autograd's total.
 
-    A parameter that the loss hardly depends on (a scale before a normalisation) has a gradient of rounding errors, which
-    differ between the two ways of summing; what is below 1e-5 of the ``whole`` gradient cannot move any user's norm.
+    A parameter that the loss hardly depends on (a scale before a normalisation) has a gradient of rounding
+    errors, which differ between the two ways of summing: a gap below 1e-5 of the ``whole`` gradient is let pass.
     """
     per_user = cast("Tensor | list[Tensor] | None", getattr(parameter, "grad_sample", None))
     total = parameter.grad
