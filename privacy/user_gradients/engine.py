@@ -180,7 +180,7 @@ def _per_user(name: str, parameter: nn.Parameter, users: int, whole: float) -> T
     """Returns the parameter's gradients as [B, numel], after comparing their sum with autograd's total.
 
     A parameter that the loss hardly depends on (a scale before a normalisation) has a gradient of rounding
-    errors, which differ between the two ways of summing: a gap below 1e-5 of the ``whole`` gradient is let pass.
+    errors, which differ between the two ways of summing: a gap below 1e-5 of the ``whole`` gradient passes.
     """
     per_user = cast("Tensor | list[Tensor] | None", getattr(parameter, "grad_sample", None))
     total = parameter.grad
