@@ -23,6 +23,7 @@ from privacy.randomness import RandomSource
 from privacy.release_terms import ReleaseTerms
 from privacy.user_gradients.engine import encoder_size, per_user_gradients, set_encoder_gradient, wrap_encoder
 from recsys_models.batches import window
+from recsys_models.metrics.ranking import reciprocal_rank, target_ranks
 from recsys_models.retrieval.blend import BlendedRecommender, ChannelScores
 
 _POSITIONS = 4  # earlier positions of a user's history that one step looks at, besides the newest
@@ -32,6 +33,8 @@ _TEMPERATURE = 3.0  # turns standardised scores into logits a softmax can tell a
 _NOISE_IN_OUTPUT = 0.01
 _NOISE_IN_WEIGHT = 0.1
 _LARGEST_RATE = 0.5
+_FEWEST_TO_HOLD_OUT = 10
+_LOOK_EVERY = 20
 
 
 @dataclass(frozen=True)
@@ -100,20 +103,44 @@ class EncoderFit:
         module.to_standard_module()
 
     def ordinary(self, steps: int, batch_users: int) -> None:
-        """Plain Adam steps over random users, without clipping or noise."""
-        if not self._histories:
+        """Plain Adam steps over random users, without clipping or noise.
+
+        A fifth of this client's users is held out; the weights with the best mean reciprocal rank on their newest items
+        are kept, the untrained ones if nothing was better. With few users everything else overfits.
+        """
+        if len(self._histories) < _FEWEST_TO_HOLD_OUT:
             return
+        order = np.argsort(self._randomness.uniform(len(self._histories)))
+        held_out, training = np.split(order, [len(order) // 5])
         recommender = self._model.recommender.train()
         rate = self._settings["learning_rate"]
         optimizer = self._optimizer(torch.optim.Adam, encoder_rate=rate, blend_rate=10.0 * rate)
-        for _ in range(steps):
-            users = self._randomness.integers(len(self._histories), min(batch_users, len(self._histories)))
-            batch = self._batch(users)
-            tower_ND = self._scorer.public.tower_ND
-            losses_B = self._losses(recommender, tower_ND[batch.ids_BL.clamp(min=0)], batch)
-            optimizer.zero_grad()
-            losses_B.mean().backward()
-            optimizer.step()
+        best, best_state = self._reciprocal_rank(held_out), _copy(recommender)
+        for step in range(1, steps + 1):
+            picked = self._randomness.integers(len(training), min(batch_users, len(training)))
+            self._ordinary_step(recommender, optimizer, self._batch(training[picked]))
+            if step % _LOOK_EVERY == 0:
+                reached = self._reciprocal_rank(held_out)
+                if reached > best:
+                    best, best_state = reached, _copy(recommender)
+        recommender.load_state_dict(best_state)
+
+    def _ordinary_step(
+        self, recommender: BlendedRecommender, optimizer: torch.optim.Optimizer, batch: _Batch
+    ) -> None:
+        tower_ND = self._scorer.public.tower_ND
+        losses_B = self._losses(recommender, tower_ND[batch.ids_BL.clamp(min=0)], batch)
+        optimizer.zero_grad()
+        losses_B.mean().backward()
+        optimizer.step()
+
+    def _reciprocal_rank(self, users: NDArray[np.int64]) -> float:
+        """Mean reciprocal rank of these users' newest items, ranked after everything before them."""
+        before = [self._histories[u][:-1] for u in users]
+        newest = np.array([self._histories[u][-1] for u in users], dtype=np.int64)
+        scores = self._model.scores(before, self._scorer).numpy()
+        self._model.recommender.train()
+        return float(reciprocal_rank(target_ranks(scores, newest, before)).mean())
 
     def _optimizer(
         self, kind: type[torch.optim.Optimizer], *, encoder_rate: float, blend_rate: float
@@ -173,6 +200,10 @@ class EncoderFit:
             torch.from_numpy(positions),
             torch.from_numpy(targets),
         )
+
+
+def _copy(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in module.state_dict().items()}
 
 
 def _cross_entropy(scores_BPN: torch.Tensor, targets_BP: torch.Tensor) -> torch.Tensor:

@@ -121,7 +121,7 @@ def fit_steps(scenario: Scenario) -> int:
     """Steps of the encoder's local fit."""
     if scenario.fit.steps is not None:
         return scenario.fit.steps
-    return 20 if scenario.private and scenario.privacy.protect_within_client else 200
+    return 20 if scenario.private and scenario.privacy.protect_within_client else 160
 
 
 def head_items(scenario: Scenario, users: int, n_items: int) -> int:
@@ -168,7 +168,7 @@ def _settings(scenario: Scenario, users: int, n_items: int) -> dict[str, object]
 
 def _fit_learning_rate(scenario: Scenario) -> float:
     """SGD under noise, Adam without: their steps are of different kinds, and so are their rates."""
-    return 0.25 if scenario.private and scenario.privacy.protect_within_client else 0.003
+    return 0.25 if scenario.private and scenario.privacy.protect_within_client else 0.002
 
 
 def _check_fixed_noise(scenario: Scenario, releases: tuple[ScheduledRelease, ...]) -> None:
