@@ -16,7 +16,7 @@ from privacy.errors import InputError
 from privacy.secagg import guards
 from privacy.secagg.bundles import bundle_key
 from privacy.secagg.keys import EpochKey, Identity, Roster, derive_pair_key, encapsulate
-from privacy.secagg.labels import Suite, names_bytes, tagged_hash
+from privacy.secagg.labels import Suite, names_bytes, require_client_ids, tagged_hash
 from privacy.secagg.masks import expand
 from privacy.secagg.messages import (
     Confirmation,
@@ -207,6 +207,7 @@ class ServerEpoch:
         self, *, roster: Roster, suite: Suite, session: bytes, epoch: int, cohort: Sequence[str]
     ) -> None:
         self.session, self.epoch = session, epoch
+        require_client_ids(tuple(cohort))
         guards.check_enrolled(cohort, roster)
         self._roster, self._suite, self._cohort = roster, suite, tuple(cohort)
         self._context = epoch_context(suite, session, epoch, roster, cohort)
