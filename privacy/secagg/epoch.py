@@ -130,6 +130,7 @@ class ClientEpoch:
 
     def round_keys(self, number: int, label: bytes, peers: Sequence[str]) -> dict[str, RoundKeys]:
         """Derive the round's keys with every peer, then move all pair keys past the round for good."""
+        guards.check_keys_remain(number, self._next_round)
         self._ratchet(number)
         derived = {
             peer: RoundKeys(

@@ -147,6 +147,12 @@ def check_round_is_new(last: tuple[int, int], header: RoundHeader) -> None:
         )
 
 
+def check_keys_remain(number: int, next_round: int) -> None:
+    """Keys of a round that is over no longer exist, whatever the memory says."""
+    if number < next_round:
+        raise ProtocolError(f"the keys of round {number} are gone; the next round is {next_round}")
+
+
 def check_round_limit(header: RoundHeader) -> None:
     """Keys are renewed after at most 1000 rounds."""
     if header.round > MAX_ROUNDS_PER_EPOCH:

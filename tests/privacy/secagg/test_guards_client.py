@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from privacy.errors import PolicyRefusal, ProtocolError
-from privacy.secagg import RoundHeader, SecaggPolicy, Suite, VectorSchema
+from privacy.secagg import ClientMemory, RoundHeader, SecaggPolicy, Suite, VectorSchema
 from privacy.secagg.messages import RevealRequest, Survivor, SurvivorList, Upload
 from tests.privacy.secagg.rounds import SMALL, Federation, client_names
 
@@ -51,6 +51,15 @@ def test_client_refuses_a_replayed_round():
     for number in (5, 4):
         with pytest.raises(ProtocolError, match="does not follow"):
             upload(federation, federation.header(number, model_hash=b"m" * 32))
+
+
+def test_client_has_no_keys_of_the_past_even_if_it_forgot_it():
+    federation = Federation(4)
+    upload(federation, federation.header(5))
+    for number in (5, 4):
+        federation.clients[A].memory = ClientMemory()
+        with pytest.raises(ProtocolError, match=r"keys of round \d are gone"):
+            upload(federation, federation.header(number, task=f"another {number}"))
 
 
 def test_client_refuses_an_epoch_that_never_ends():
