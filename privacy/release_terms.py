@@ -121,11 +121,16 @@ def release_terms(
         length: cells of its vector.
         l2_clip_norm: of one user's contribution.
         unit: grid step, where the meaning of the numbers asks for one (metrics); else chosen so that the noise is
-            thousands of steps wide and rounding is far below it.
+            thousands of steps wide and rounding is far below it. Noise too wide for the sampler makes it coarser.
     """
     release = plan.release(name)
+    widest = _widest_bound(release, plan)
     if unit is None:
-        unit = l2_clip_norm / _steps(release, plan)
+        unit = l2_clip_norm / (_STEPS_WITHOUT_NOISE if widest is None else min(_STEPS_PER_CLIP, widest))
+    elif widest is not None:
+        # Doubling keeps whole numbers on the grid.
+        while l2_clip_norm / unit > widest:
+            unit *= 2.0
     return ReleaseTerms(
         release=release,
         length=length,
@@ -137,9 +142,12 @@ def release_terms(
     )
 
 
-def _steps(release: ScheduledRelease, plan: FederationPlan) -> int:
-    """Grid steps per clip norm, fewer where strong noise would leave the sampler's range."""
-    if not plan.private or not release.noise_multiplier:
-        return _STEPS_WITHOUT_NOISE
-    widest = 0.9 * MAX_SIGMA * math.sqrt(plan.honest_survivors) / release.noise_multiplier
-    return max(16, min(_STEPS_PER_CLIP, math.floor(widest)))
+def _widest_bound(release: ScheduledRelease, plan: FederationPlan) -> int | None:
+    """Largest bound in grid steps whose noise the sampler can still draw; None where there is no noise.
+
+    Counted with all of the noise in one draw, not a share: the encoder's part of a release is noised by one client alone.
+    """
+    noise_multiplier = release.noise_multiplier
+    if not plan.private or noise_multiplier is None or noise_multiplier == 0.0:
+        return None
+    return max(16, math.floor(0.9 * MAX_SIGMA / noise_multiplier))
