@@ -11,6 +11,10 @@ from privacy.accounting.plan import FederationPlan
 from privacy.errors import InputError, PolicyRefusal
 
 
+SAMPLED_KINDS = ("gradients", "fit")
+"""Kinds of release in which a client draws its users; a sampling probability of any other would lower epsilon only on paper."""
+
+
 class ClientPolicy(BaseModel):
     """Limits set by whoever holds the logs; no message can weaken them.
 
@@ -77,5 +81,7 @@ class ClientPolicy(BaseModel):
         # A plan may be more than its budget covers: then the ledger refuses at that release, not here.
         if any(event.noise_multiplier == 0.0 for event in events):
             raise PolicyRefusal("release-without-noise", "a release of a private plan carries no noise")
+        if any(r.sampling_probability != 1.0 and r.kind not in SAMPLED_KINDS for r in plan.releases):
+            raise PolicyRefusal("sampling-not-executed", "the plan accounts for a sampling that no client does")
         if events and not epsilon(events[:1], plan.target_delta) < float("inf"):
             raise PolicyRefusal("release-without-bound", "the first release has no finite epsilon")

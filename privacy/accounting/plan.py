@@ -7,9 +7,10 @@ its own policy. A server that later asks for less noise asks for a release that 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 from privacy.accounting.events import ReleaseEvent
 from privacy.accounting.schedule import ScheduledRelease
@@ -55,6 +56,7 @@ class FederationPlan:
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:
+        self._check_numbers()
         if self.noise == "distributed" and self.private and self.honest_survivors < 2:
             raise InputError(
                 f"distributed noise with {len(self.cohort)} clients, {self.colluding} of them colluding, leaves "
@@ -63,6 +65,22 @@ class FederationPlan:
         names = [r.name for r in self.releases]
         if len(set(names)) != len(names):
             raise InputError(f"release names repeat: {sorted(n for n in set(names) if names.count(n) > 1)}")
+
+    def _check_numbers(self) -> None:
+        """A plan comes from a server: what looks like less collusion or another placement means less noise."""
+        if self.noise not in get_args(NoisePlacement):
+            raise InputError(f"noise={self.noise!r} is none of {', '.join(get_args(NoisePlacement))}")
+        for name, least in (("colluding", 0), ("max_users", 1)):
+            value = getattr(self, name)
+            if type(value) is not int or value < least:
+                raise InputError(f"{name}={value!r} of the plan is not an integer of at least {least}")
+        for name in ("private", "protect_within_client"):
+            if type(getattr(self, name)) is not bool:
+                raise InputError(f"{name}={getattr(self, name)!r} of the plan is not true or false")
+        for name, most in (("epsilon", math.inf), ("target_delta", 1.0)):
+            value = getattr(self, name)
+            if not (isinstance(value, int | float) and 0.0 < value < most):
+                raise InputError(f"{name}={value!r} of the plan is not a number in (0, {most})")
 
     @property
     def threshold(self) -> int:
@@ -102,7 +120,7 @@ class FederationPlan:
         """Restore a plan.
 
         Raises:
-            InputError: fields are missing or unknown.
+            InputError: fields are missing, unknown or out of range.
         """
         if set(document) != set(cls.__dataclass_fields__):
             raise InputError(
