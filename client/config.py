@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from client.behaviour_log import BehaviourLog
@@ -16,9 +17,9 @@ from privacy.errors import InputError
 from privacy.randomness import RandomSource, SeededRandomness, SystemRandomness
 from privacy.secagg.client_session import SecaggClient
 from privacy.secagg.keys import Identity, Roster
-from privacy.secagg.roster_file import load_roster
 from privacy.secagg.memory import ClientMemory
 from privacy.secagg.policy import SecaggPolicy
+from privacy.secagg.roster_file import load_roster
 from recsys_models.data.adapters import load
 from recsys_models.data.catalogue import Catalogue
 
@@ -78,7 +79,13 @@ def load_config(path: Path) -> ClientConfig:
 
 
 def open_client(path: Path) -> ClientHandlers:
-    """Build the client that ``client.toml`` describes."""
+    """Build the client that ``client.toml`` describes.
+
+    Raises:
+        InputError, DataError: a file is missing or wrong; one line that names it.
+    """
+    # One thread each: clients of one machine share its cores, and a sum in another order would differ in its last bit.
+    torch.set_num_threads(1)
     config = load_config(path)
     catalogue = Catalogue.load(config.catalogue)
     dataset = load(config.log, catalogue=catalogue, minimum_users=1)

@@ -15,8 +15,6 @@ from privacy.accounting.schedule import ScheduledRelease, fit_to_budget
 from privacy.errors import InputError
 from server.scenario import Scenario
 
-# Below this many users a gradient's noise exceeds what some rounds can learn; the hybrid then spends all on statistics.
-HYBRID_GRADIENTS_FROM_USERS = 1500
 _HEAD_WITHOUT_NOISE = 4000
 
 
@@ -75,7 +73,7 @@ def _releases(scenario: Scenario, users: int) -> tuple[ScheduledRelease, ...]:
     shares = scenario.shares
     with_statistics = scenario.recipe in ("statistics", "hybrid")
     with_gradients = scenario.recipe == "gradients" or (
-        scenario.recipe == "hybrid" and (users >= HYBRID_GRADIENTS_FROM_USERS or not scenario.private)
+        scenario.recipe == "hybrid" and (users >= scenario.gradients.min_users or not scenario.private)
     )
     fit_is_charged = scenario.private and scenario.privacy.protect_within_client and fit_steps(scenario) > 0
     releases = [ScheduledRelease("popularity", "popularity", shares.popularity)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from privacy.release_terms import ReleaseTerms
@@ -50,12 +51,6 @@ def random_quality(users: float, n_items: int, mean_seen: float) -> dict[str, Es
             random look slightly worse than it is.
     """
     candidates = max(n_items - mean_seen, 20.0)
-    gains = sum(1.0 / _log2(rank + 1) for rank in range(1, 11))
+    gains = sum(1.0 / math.log2(rank + 1) for rank in range(1, 11))
     expected = {"recall@10": 10 / candidates, "recall@20": 20 / candidates, "ndcg@10": gains / candidates}
     return {name: mean_estimate(value * users, users) for name, value in expected.items()}
-
-
-def _log2(value: int) -> float:
-    import math
-
-    return math.log2(value)

@@ -54,9 +54,15 @@ class StatisticsSection(_Section):
 
 
 class GradientsSection(_Section):
-    """Joint training of encoder and item tower, one step a round."""
+    """Joint training of encoder and item tower, one step a round.
+
+    Attributes:
+        min_users: the hybrid recipe leaves gradients out below this many users, where their noise exceeds what a few
+            rounds can learn, and spends their share on the statistics.
+    """
 
     rounds: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    min_users: Annotated[int, Field(ge=0)] = 1500
     sampling_probability: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
     l2_clip_norm: Annotated[float, Field(gt=0.0)] = 1.0
     negatives: Annotated[int, Field(ge=1, le=10_000)] = 64

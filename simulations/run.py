@@ -19,6 +19,7 @@ from privacy.randomness import SeededRandomness
 from privacy.secagg.keys import Identity, Roster
 from recsys_models.data.adapters import load
 from recsys_models.data.dataset import Dataset
+from recsys_models.metrics.intervals import mean_estimate
 from recsys_models.metrics.ranking import mean_metrics, target_ranks
 from server.federation import Federation, Watcher
 from server.run import require_empty, run, session_name
@@ -152,6 +153,9 @@ def simulate(
             "exact_metrics": exact.get("metrics-final", {}),
             "exact_by_release": exact,
         }
+        if "metrics-final" in exact:
+            # Measured on the same users, where a deployment only has the expectation of a random order.
+            report["baselines"]["random"] = measured_random(exact["metrics-final"])
         if "item_tower" in federation.outcome.arrays and "refused" not in report:
             report["lists"] = example_lists(simulation)
 
@@ -181,6 +185,16 @@ def exact_quality(simulation: Simulation, stage: Stage) -> dict[str, float]:
         **{f"random {name}": shuffled[source] for name, source in names.items()},
         "users": float(len(ranks.model)),
     }
+
+
+def measured_random(exact: dict[str, float]) -> Report:
+    """The random ranker's figures with intervals, in the report's form."""
+    users = exact["users"]
+    table: Report = {}
+    for name in ("recall@10", "recall@20", "ndcg@10"):
+        estimate = mean_estimate(exact[f"random {name}"] * users, users)
+        table[name] = {"value": estimate.value, "low": estimate.low, "high": estimate.high, "n": int(users)}
+    return table
 
 
 def pooled_ranks(simulation: Simulation, stage: Stage) -> Ranks:

@@ -17,9 +17,7 @@ parameters act only through modules that Opacus hooks; and ``loss_fn`` gives los
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -115,13 +113,12 @@ def per_user_gradients(
     vectors.requires_grad_(train_table)
 
     _clear(encoder)
-    with _hook_warnings_silenced():
-        losses = loss_fn(encoder, vectors)
-        if losses.shape != (users,) or not losses.requires_grad:
-            raise InputError(
-                f"loss_fn must give one differentiable loss per user, [{users}]; got {tuple(losses.shape)}"
-            )
-        losses.sum().backward()  # a sum: the hooks then hold each user's gradient unscaled
+    losses = loss_fn(encoder, vectors)
+    if losses.shape != (users,) or not losses.requires_grad:
+        raise InputError(
+            f"loss_fn must give one differentiable loss per user, [{users}]; got {tuple(losses.shape)}"
+        )
+    losses.sum().backward()  # a sum: the hooks then hold each user's gradient unscaled
     whole = _total_norm(parameters)
     flat = [_per_user(name, p, users, whole) for name, p in parameters.items()]
     encoder_BP = torch.cat(flat, dim=1) if flat else torch.zeros(users, 0, device=table.device)
@@ -221,13 +218,3 @@ def _clear(encoder: nn.Module) -> None:
         for leftover in ("activations", "max_batch_len"):
             if leftover in vars(module):
                 delattr(module, leftover)
-
-
-@contextmanager
-def _hook_warnings_silenced() -> Generator[None]:
-    """Drops torch's note that hooked modules whose inputs need no gradient report output gradients: that is
-    intended.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Full backward hook is firing")
-        yield

@@ -21,8 +21,8 @@ kind                  the server sends                                          
 ``train.fit``         how to fit the encoder on the frozen tower                 acknowledgement
 ====================  =========================================================  =======================================
 
-The answers of ``query.agree``, ``query.confirm``, ``query.publish`` and ``train.fit`` are empty: the encoder's fit returns nothing, not even
-a loss.
+The answers of ``query.agree``, ``query.confirm``, ``query.publish`` and ``train.fit`` are empty: the encoder's
+fit returns nothing, not even a loss.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 numbers.
 
 Layout, for rankers r1, r2, ...: ``[users, r1 hit@10, r1 hit@20, r1 ndcg@10, r2 hit@10, ...]``. Values are
-multiples of 2^-16, so that a sum over users on a grid of that unit is exact; NDCG is rounded toward zero to
+multiples of 2^-24, so that a sum over users on a grid of that unit is exact; NDCG is rounded toward zero to
 it. The number of users is the first entry, not a message beside it: it is private too.
 """
 
@@ -19,7 +19,7 @@ from recsys_models.errors import DataError
 from recsys_models.metrics.intervals import Estimate, mean_estimate, proportion_estimate
 from recsys_models.metrics.ranking import hit, ndcg
 
-METRIC_UNIT = 2.0**-16
+METRIC_UNIT = 2.0**-24
 _PER_RANKER = ("hit@10", "hit@20", "ndcg@10")
 
 
