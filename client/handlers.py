@@ -7,6 +7,7 @@ code "internal" there and a log line here.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,10 @@ _REASONS: tuple[tuple[type[Exception], str], ...] = (
     (ProtocolError, "protocol-violated"),
     (InputError, "input-unusable"),
 )
+
+
+def _owner_only(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 class ClientHandlers:
@@ -138,7 +143,10 @@ class ClientHandlers:
         if memory != self._stored_memory:
             path = self._state_dir / "answered.json"
             aside = path.with_suffix(".part")
-            aside.write_bytes(memory)
+            with open(aside, "wb", opener=_owner_only) as file:
+                file.write(memory)
+                file.flush()
+                os.fsync(file.fileno())
             aside.replace(path)
             self._stored_memory = memory
 
@@ -159,6 +167,7 @@ class ClientHandlers:
         if self.client_id not in plan.cohort:
             raise PolicyRefusal("not-in-cohort", f"the plan's cohort does not name {self.client_id}")
         self.policy.check(plan, catalogue_sha256=self._catalogue_sha256, users=self.log.n_users)
+        self._close_trainer()
         self._plan = plan
         self._rounds_done = {}
         self._charged_releases = set()
@@ -317,7 +326,22 @@ class ClientHandlers:
         task = Task.decode(payload)
         self._close_trainer()
         self.public.update(task.arrays)
-        fit = EncoderFit(
+        if self.plan.private and self.plan.protect_within_client:
+            release = self.plan.release(task.name)
+            if release.kind != "fit":
+                raise ProtocolError(f"release {release.name!r} is of kind {release.kind!r}, not a fit")
+            self._check_turn(release, Task(task.name, {"step": release.steps - 1}))
+            terms = self._terms(release)
+            reservation = self.ledger.reserve(release.event())
+            self._encoder_fit().private(terms)
+            self.ledger.commit(reservation)
+        else:
+            settings = self.plan.settings["fit"]
+            self._encoder_fit().ordinary(settings["steps"], settings["batch_users"])
+        return b""
+
+    def _encoder_fit(self) -> EncoderFit:
+        return EncoderFit(
             self.model,
             self.log.seen("test"),
             self.public,
@@ -325,14 +349,3 @@ class ClientHandlers:
             users=self.enrolled_users,
             randomness=self._randomness,
         )
-        settings = self.plan.settings["fit"]
-        if self.plan.private and self.plan.protect_within_client:
-            release = self.plan.release(task.name)
-            self._check_turn(release, Task(task.name, {"step": release.steps - 1}))
-            terms = self._terms(release)
-            reservation = self.ledger.reserve(release.event())
-            fit.private(terms)
-            self.ledger.commit(reservation)
-        else:
-            fit.ordinary(settings["steps"], settings["batch_users"])
-        return b""

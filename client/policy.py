@@ -10,7 +10,6 @@ from privacy.accounting.accountant import epsilon
 from privacy.accounting.plan import FederationPlan
 from privacy.errors import InputError, PolicyRefusal
 
-
 SAMPLED_KINDS = ("gradients", "fit")
 """Kinds of release in which a client draws its users; a sampling probability of any other would lower epsilon only on paper."""
 
@@ -82,6 +81,8 @@ class ClientPolicy(BaseModel):
         if any(event.noise_multiplier == 0.0 for event in events):
             raise PolicyRefusal("release-without-noise", "a release of a private plan carries no noise")
         if any(r.sampling_probability != 1.0 and r.kind not in SAMPLED_KINDS for r in plan.releases):
-            raise PolicyRefusal("sampling-not-executed", "the plan accounts for a sampling that no client does")
+            raise PolicyRefusal(
+                "sampling-not-executed", "the plan accounts for a sampling that no client does"
+            )
         if events and not epsilon(events[:1], plan.target_delta) < float("inf"):
             raise PolicyRefusal("release-without-bound", "the first release has no finite epsilon")
