@@ -41,7 +41,15 @@ from privacy.secagg.client_session import SecaggClient
 from privacy.secagg.keys import Identity
 from privacy.secagg.labels import RoundHeader
 from privacy.wire import federation as wire
-from privacy.wire.federation import Answer, Enrolment, OpenRound, Task, round_task, round_to_two_digits
+from privacy.wire.federation import (
+    Answer,
+    Enrolment,
+    OpenRound,
+    Task,
+    most_behind,
+    round_task,
+    round_to_two_digits,
+)
 from recsys_models.release_shapes import release_shape
 
 _LOG = logging.getLogger("fedtower.client")
@@ -166,7 +174,9 @@ class ClientHandlers:
         plan = FederationPlan.from_json(Task.decode(payload).parameters)
         if self.client_id not in plan.cohort:
             raise PolicyRefusal("not-in-cohort", f"the plan's cohort does not name {self.client_id}")
-        self.policy.check(plan, catalogue_sha256=self._catalogue_sha256, users=self.log.n_users)
+        # Compared with what the rounded number implies: else a server could search for the exact one, plan by plan.
+        users = most_behind(self.enrolled_users)
+        self.policy.check(plan, catalogue_sha256=self._catalogue_sha256, users=users)
         self._close_trainer()
         self._plan = plan
         self._rounds_done = {}

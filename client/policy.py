@@ -39,6 +39,11 @@ class ClientPolicy(BaseModel):
     def check(self, plan: FederationPlan, *, catalogue_sha256: str, users: int) -> None:
         """Agree to a plan, or say why not.
 
+        Args:
+            plan: as received.
+            catalogue_sha256: hex hash of this client's catalogue.
+            users: most users that may stand behind the enrolled, rounded number.
+
         Raises:
             PolicyRefusal: with a reason code that may be sent to the server.
         """

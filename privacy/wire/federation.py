@@ -195,6 +195,11 @@ def round_to_two_digits(count: int) -> int:
     return int(count) // step * step
 
 
+def most_behind(rounded: int) -> int:
+    """The upper bound that a count rounded by ``round_to_two_digits`` implies: 1,900 may have been up to 2,000."""
+    return rounded + 10 ** max(len(str(rounded)) - 2, 0)
+
+
 @dataclass(frozen=True)
 class Answer:
     """A client's answer: a body, or the reason code of a refusal (never an exception's text)."""
