@@ -234,7 +234,7 @@ class ClientHandlers:
         header.require(
             session=bytes.fromhex(self.plan.session),
             task=round_task(task),
-            task_hash=task.terms_sha256,
+            task_hash=task.bound_to(self.plan.sha256),
             model_hash=self.public.sha256,
             catalogue_hash=bytes.fromhex(self._catalogue_sha256),
             schema_hash=terms.schema(len(self.plan.cohort)).sha256,

@@ -155,7 +155,7 @@ class SecureRounds:
             self._round,
             round_task(task),
             schema,
-            task_hash=task.terms_sha256,
+            task_hash=task.bound_to(self._plan.sha256),
             model_hash=model_hash,
             catalogue_hash=bytes.fromhex(self._plan.catalogue_sha256),
         )

@@ -83,7 +83,7 @@ class Task:
 
     Attributes:
         name: which release, or which step.
-        parameters: JSON-serialisable; hashed into the mask label through ``terms_sha256``.
+        parameters: JSON-serialisable; hashed into the mask label through ``bound_to``.
         arrays: public inputs (item tower, popularity); they replace the client's copies of the same name.
     """
 
@@ -91,12 +91,13 @@ class Task:
     parameters: Mapping[str, Any] = field(default_factory=dict[str, Any])
     arrays: Arrays = field(default_factory=dict[str, NDArray[Any]])
 
-    @property
-    def terms_sha256(self) -> bytes:
-        """Hash of name and parameters, the ``task_hash`` of a round header."""
-        return hashlib.sha256(
-            canonical_json({"name": self.name, "parameters": dict(self.parameters)})
-        ).digest()
+    def bound_to(self, plan_sha256: bytes) -> bytes:
+        """Hash of the plan, the name and the parameters: the ``task_hash`` of a round header.
+
+        Clients that agreed to different plans, be it in one setting, get masks that do not cancel.
+        """
+        terms = canonical_json({"name": self.name, "parameters": dict(self.parameters)})
+        return hashlib.sha256(plan_sha256 + terms).digest()
 
     def encode(self) -> bytes:
         """Canonical bytes."""
