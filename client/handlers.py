@@ -233,7 +233,7 @@ class ClientHandlers:
         """The label must bind what this client sees, recomputed from the bytes it received."""
         header.require(
             session=bytes.fromhex(self.plan.session),
-            task=round_task(task),
+            task=round_task(task, self.plan.session),
             task_hash=task.bound_to(self.plan.sha256),
             model_hash=self.public.sha256,
             catalogue_hash=bytes.fromhex(self._catalogue_sha256),

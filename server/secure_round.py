@@ -146,14 +146,15 @@ class SecureRounds:
             sums, survivors = self._server.result()
         except ProtocolError as error:
             lost = "; ".join(f"{d['client']}: {d['reason']}" for d in self._exchange.dropouts[before:])
-            raise ProtocolError(f"{round_task(task)}: {error} ({lost})" if lost else str(error)) from error
+            where = f"{task.name}/{task.parameters.get('step', 0)}"
+            raise ProtocolError(f"{where}: {error} ({lost})" if lost else f"{where}: {error}") from error
         return SecureSum(sums[SECTION], survivors)
 
     def _header(self, task: Task, schema: VectorSchema, model_hash: bytes) -> RoundHeader:
         self._round += 1
         header = self._server.make_header(
             self._round,
-            round_task(task),
+            round_task(task, self._plan.session),
             schema,
             task_hash=task.bound_to(self._plan.sha256),
             model_hash=model_hash,

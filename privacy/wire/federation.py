@@ -119,9 +119,13 @@ class Task:
         return Task(name, parameters, arrays)
 
 
-def round_task(task: Task) -> str:
-    """The task's name in a round header: release and step, so that every step is a task of its own."""
-    return f"{task.name}/{task.parameters.get('step', 0)}"
+def round_task(task: Task, session: str) -> str:
+    """The task's name in a round header: run, release and step, so that every step is a task of its own.
+
+    A client answers a task once for ever. The run is part of it, because a client takes part in many: what a new run
+    releases is charged to the same ledger.
+    """
+    return f"{session}/{task.name}/{task.parameters.get('step', 0)}"
 
 
 def public_state_sha256(arrays: Mapping[str, NDArray[Any]]) -> bytes:
