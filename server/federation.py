@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -35,7 +35,7 @@ from server.item_tower import (
 from server.plan import make_plan
 from server.quality import Quality, quality_from_sums
 from server.scenario import Scenario
-from server.secure_round import Exchange, SecureRounds, SecureSum
+from server.secure_round import Exchange, SecureRounds, SecureSum, encode_each
 from server.transport import Transport
 
 
@@ -116,7 +116,7 @@ class Federation:
         self._after_release = after_release
         self._plan: FederationPlan | None = None
         self._rounds: SecureRounds | None = None
-        self._unsent: Arrays = {}
+        self._unseen: dict[str, set[str]] = {}
 
     def run(self) -> Outcome:
         """Run the whole schedule.
@@ -237,7 +237,7 @@ class Federation:
         terms = self._terms("statistics")
         secure_sum = self._charged(terms, step=0)
         noise_sd = terms.executed_sd(len(secure_sum.survivors))
-        total = secure_sum.values * terms.unit
+        total = secure_sum.in_units(terms.unit)
         self._update(statistics_arrays(total, noise_sd, head, self.n_items, self.plan.settings))
         self.outcome.chosen = "statistics"
 
@@ -285,7 +285,7 @@ class Federation:
         name = "fit"
         self._watcher.release(name)
         reservation = self.ledger.reserve(self.plan.release(name).event()) if charged else None
-        answers = self.exchange.ask(wire.FIT, self._to_all(Task(name, {}, self._take_unsent())))
+        answers = self._tell(wire.FIT, Task(name))
         if reservation is not None:
             self.ledger.commit(reservation)
         self._watcher.round(1, 1, len(answers), len(self.plan.cohort), self._epsilon())
@@ -301,7 +301,7 @@ class Federation:
     def publish(self, *, final: bool = False, reset_encoder: bool = False) -> None:
         """Send what clients have not seen yet."""
         parameters = {"final": final, "reset_encoder": reset_encoder}
-        self.exchange.ask(wire.PUBLISH, self._to_all(Task("publish", parameters, self._take_unsent())))
+        self._tell(wire.PUBLISH, Task("publish", parameters))
 
     # -- one release ------------------------------------------------------------------------------------------
 
@@ -319,7 +319,7 @@ class Federation:
         )
 
     def _release_sum(self, terms: ReleaseTerms, *, step: int) -> NDArray[np.float64]:
-        return self._charged(terms, step=step).values * terms.unit
+        return self._charged(terms, step=step).in_units(terms.unit)
 
     def _charged(
         self,
@@ -334,15 +334,16 @@ class Federation:
         if step == 0:
             self._watcher.release(release.name, self._position(release), len(self.plan.releases))
         reservation = self.ledger.reserve(release.event()) if step == 0 and self.plan.private else None
-        task = Task(release.name, {"step": step, **(parameters or {})}, self._take_unsent())
+        tasks = self._with_unseen(Task(release.name, {"step": step, **(parameters or {})}))
         try:
             secure_sum = self.rounds.sum(
-                task, terms, model_hash=public_state_sha256(self.outcome.arrays), kind=kind
+                tasks, terms, model_hash=public_state_sha256(self.outcome.arrays), kind=kind
             )
         finally:
             # Clients may have uploaded even if the sum failed, so a reservation that was acted on is never given back.
             if reservation is not None:
                 self.ledger.commit(reservation)
+        self._have_seen(secure_sum.survivors)
         self._watcher.round(
             step + 1, release.steps, len(secure_sum.survivors), len(self.plan.cohort), self._epsilon()
         )
@@ -355,13 +356,30 @@ class Federation:
         return self.ledger.epsilon_spent() if self.plan.private else None
 
     def _update(self, arrays: Arrays) -> None:
-        """Change the public state; clients get it with the next message."""
+        """Change the public state; each client gets it with the next message that reaches it."""
         self.outcome.arrays.update(arrays)
-        self._unsent.update(arrays)
+        for client in self.plan.cohort:
+            self._unseen.setdefault(client, set()).update(arrays)
 
-    def _take_unsent(self) -> Arrays:
-        unsent, self._unsent = self._unsent, {}
-        return unsent
+    def _with_unseen(self, task: Task) -> dict[str, Task]:
+        """The task for each client, with the arrays it has not acknowledged: a client that missed some can come back."""
+        by_names: dict[frozenset[str], Task] = {}
+        tasks: dict[str, Task] = {}
+        for client in self.plan.cohort:
+            names = frozenset(self._unseen.get(client, ()))
+            arrays = {name: self.outcome.arrays[name] for name in sorted(names)}
+            tasks[client] = by_names.setdefault(names, replace(task, arrays=arrays))
+        return tasks
+
+    def _have_seen(self, clients: Iterable[str]) -> None:
+        for client in clients:
+            self._unseen.pop(client, None)
+
+    def _tell(self, kind: str, task: Task) -> dict[str, bytes]:
+        """Send a task that every client acknowledges, with what it has not seen yet."""
+        answers = self.exchange.ask(kind, encode_each(self._with_unseen(task), Task.encode))
+        self._have_seen(answers)
+        return answers
 
     def _to_all(self, task: Task) -> dict[str, bytes]:
         payload = task.encode()

@@ -73,6 +73,12 @@ def _decode(data: bytes) -> Answer:
         return Answer(refusal="answer-unreadable")
 
 
+def encode_each(tasks: Mapping[str, Task], encode: Callable[[Task], bytes]) -> dict[str, bytes]:
+    """Encode every client's task; clients that share a task share its bytes, which may be many megabytes."""
+    encoded = {id(task): encode(task) for task in {id(task): task for task in tasks.values()}.values()}
+    return {client: encoded[id(task)] for client, task in tasks.items()}
+
+
 @dataclass(frozen=True)
 class SecureSum:
     """A sum over the survivors.
@@ -84,6 +90,10 @@ class SecureSum:
 
     values: NDArray[np.int64]
     survivors: tuple[str, ...]
+
+    def in_units(self, unit: float) -> NDArray[np.float64]:
+        """The released vector in the caller's units."""
+        return np.multiply(self.values, unit, dtype=np.float64)
 
 
 class SecureRounds:
@@ -122,12 +132,12 @@ class SecureRounds:
             )
 
     def sum(
-        self, task: Task, terms: ReleaseTerms, *, model_hash: bytes, kind: str = wire.RELEASE
+        self, tasks: Mapping[str, Task], terms: ReleaseTerms, *, model_hash: bytes, kind: str = wire.RELEASE
     ) -> SecureSum:
         """Run one round.
 
         Args:
-            task: which release and step, with the public arrays clients need.
+            tasks: by client: the same release and step for all, with the public arrays that this client lacks.
             terms: of the release; they fix the schema.
             model_hash: hash of the public state after the task's arrays.
             kind: ``train.release`` or ``evaluate.release``.
@@ -136,11 +146,14 @@ class SecureRounds:
             ProtocolError: too few clients survived a stage, or a peer cheated; nothing was learnt.
         """
         schema = terms.schema(len(self._plan.cohort))
+        task = tasks[self._plan.cohort[0]]
         header = self._header(task, schema, model_hash)
-        request = OpenRound(self._server.open_round(header, schema), task).encode()
+        opened = self._server.open_round(header, schema)
+        invited = {client: tasks[client] for client in header.cohort}
+        requests = encode_each(invited, lambda mine: OpenRound(opened, mine).encode())
         before = len(self._exchange.dropouts)
         try:
-            self._collect(kind, dict.fromkeys(header.cohort, request), self._server.add_upload)
+            self._collect(kind, requests, self._server.add_upload)
             self._collect(wire.SURVIVORS, self._server.survivors(), self._server.add_signature)
             self._collect(wire.REVEAL, self._server.reveal_requests(), self._server.add_reveal)
             sums, survivors = self._server.result()
