@@ -2,9 +2,10 @@
 
 Rows live in one SQLite file; each row's SHA-256 covers its content and the hash before it. A chain alone
 cannot tell a shorter past from the present, so a small file beside it (``<log>.counter``) holds how many rows
-there are and the hash of the last. It is renamed into place after SQLite has committed and before the append
-returns: a crash in between leaves the log ahead of the counter, which is honest and is caught up; a log
-*behind* its counter is an older copy and is refused.
+there are, the hash of the last, and the hash of the whole file. It is renamed into place after SQLite has committed
+and before the append returns: a crash in between leaves the log ahead of the counter, which is honest and is
+caught up; a log *behind* its counter is an older copy and is refused. The file's hash also covers the bytes between
+the rows, so that no byte of it changes unnoticed.
 
 SQLite keeps its rollback journal, not a write-ahead log: between transactions the one file is everything.
 
@@ -144,7 +145,7 @@ class ChainedLog:
         for position, fields in enumerate(stored):
             rows.append(_verified_row(position, rows[-1].hash if rows else _GENESIS, fields))
         if self._path is not None:
-            _check_counter(rows, _counter_path(self._path))
+            _check_counter(rows, _file_digest(database), _counter_path(self._path))
         return rows
 
     def _advance_counter(self, database: sqlite3.Connection, counter: Path) -> None:
@@ -152,7 +153,7 @@ class ChainedLog:
         with _exclusive(database):
             newest = "SELECT number, hash FROM chain ORDER BY number DESC LIMIT 1"
             number, head = database.execute(newest).fetchone()
-            _write_counter(counter, int(number) + 1, str(head))
+            _write_counter(counter, int(number) + 1, str(head), _file_digest(database))
 
 
 @contextmanager
@@ -194,23 +195,38 @@ def _canonical_object(text: object) -> dict[str, Any] | None:
         return None
 
 
-def _check_counter(rows: list[Row], counter: Path) -> None:
+def _file_digest(database: sqlite3.Connection) -> str:
+    """SHA-256 of the file as SQLite holds it.
+
+    Not read through another descriptor: closing that would drop this process's locks on the file
+    (https://www.sqlite.org/howtocorrupt.html, section 2.2).
+    """
+    return hashlib.sha256(database.serialize()).hexdigest()
+
+
+def _check_counter(rows: list[Row], file: str, counter: Path) -> None:
     """Compares the rows with what the counter remembers, and catches up one that a crash left behind."""
     if not rows and not counter.exists():
         # Before the first row: from here on a log without a counter is never trusted.
         _write_counter(counter, 0, _GENESIS)
         return
-    count, head = _read_counter(counter)
+    remembered = _read_counter(counter)
+    count = remembered.rows
     if len(rows) < count:
         raise LedgerError(
             f"the ledger ends before row {len(rows)}, but {count} were written: an older or shortened copy"
         )
-    if count and rows[count - 1].hash != head:
+    if count and rows[count - 1].hash != remembered.head:
         raise LedgerError(
             f"row {count - 1} of the ledger is not the one its counter remembers: another history"
         )
     if count < len(rows):
-        _write_counter(counter, len(rows), rows[-1].hash)
+        _write_counter(counter, len(rows), rows[-1].hash, file)
+    elif remembered.file is not None and remembered.file != file:
+        raise LedgerError(
+            "the ledger file was changed outside of its rows (another program wrote to it, or a byte flipped): "
+            "restore it from a copy of the same age"
+        )
 
 
 def _counter_path(path: Path) -> Path:
@@ -218,7 +234,7 @@ def _counter_path(path: Path) -> Path:
 
 
 def _prepare_files(path: Path, counter: Path, create: bool) -> None:
-    if not path.exists() and counter.exists() and (rows := _read_counter(counter)[0]) > 0:
+    if not path.exists() and counter.exists() and (rows := _read_counter(counter).rows) > 0:
         raise LedgerError(f"{path} is missing, but its counter remembers {rows} rows: restore the ledger")
     if not create and not (path.exists() and counter.exists()):
         raise LedgerError(f"there is no ledger at {path}")
@@ -226,26 +242,35 @@ def _prepare_files(path: Path, counter: Path, create: bool) -> None:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
-def _read_counter(counter: Path) -> tuple[int, str]:
+@dataclass(frozen=True)
+class _Counter:
+    rows: int
+    head: str
+    file: str | None = None  # absent in counters of versions that did not know it yet
+
+
+def _read_counter(counter: Path) -> _Counter:
     try:
         document = json.loads(counter.read_bytes())
-        count, head = document["rows"], document["head"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        remembered = _Counter(**document)
+    except (OSError, ValueError, TypeError) as error:
         raise LedgerError(
             f"{counter} cannot be read ({error}): the ledger cannot be trusted without it"
         ) from error
-    if type(count) is not int or not isinstance(head, str) or count < 0:
-        raise LedgerError(f"{counter} holds rows={count!r}, head={head!r}: it was not written by a ledger")
-    return count, head
+    types = type(remembered.rows), type(remembered.head), type(remembered.file)
+    if types[:2] != (int, str) or types[2] not in (str, type(None)) or remembered.rows < 0:
+        raise LedgerError(f"{counter} holds {document}: it was not written by a ledger")
+    return remembered
 
 
-def _write_counter(counter: Path, rows: int, head: str) -> None:
+def _write_counter(counter: Path, rows: int, head: str, file: str | None = None) -> None:
+    document = {"rows": rows, "head": head} | ({} if file is None else {"file": file})
     beside = counter.with_name(counter.name + ".new")
     descriptor = os.open(beside, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(canonical_bytes({"rows": rows, "head": head}))
-        file.flush()
-        os.fsync(file.fileno())
+    with os.fdopen(descriptor, "wb") as written:
+        written.write(canonical_bytes(document))
+        written.flush()
+        os.fsync(written.fileno())
     beside.replace(counter)
     directory = os.open(counter.parent, os.O_RDONLY)
     try:
