@@ -82,7 +82,7 @@ def test_threshold_and_honest_survivors(clients: int, threshold: int) -> None:
     assert (per_client.threshold, per_client.honest_survivors) == (threshold, 1)
     for colluding in range(threshold - 1):
         assert plan(cohort=cohort, colluding=colluding).honest_survivors == threshold - colluding
-    with pytest.raises(InputError, match="leaves 1 honest survivors .* use noise = 'per_client'"):
+    with pytest.raises(InputError, match=r"leaves 1 honest survivors .* use noise = 'per_client'"):
         plan(cohort=cohort, colluding=threshold - 1)
 
 
@@ -121,7 +121,7 @@ def test_plans_that_would_mean_less_noise_than_they_say_are_refused(
 
 def test_unknown_and_missing_fields_are_refused() -> None:
     for document in ({**plan().to_json(), "extra": 1}, {"session": "ab"}):
-        with pytest.raises(InputError, match="plan fields .* differ from the known"):
+        with pytest.raises(InputError, match=r"plan fields .* differ from the known"):
             FederationPlan.from_json(document)
 
 

@@ -85,7 +85,7 @@ def test_json_round_trip_and_event() -> None:
 
 @pytest.mark.parametrize("share", [-0.1, math.nan, math.inf])
 def test_shares_that_are_none_are_refused(share: float) -> None:
-    with pytest.raises(InputError, match="share=.* of release 'a' is not a non-negative number"):
+    with pytest.raises(InputError, match=r"share=.* of release 'a' is not a non-negative number"):
         ScheduledRelease("a", "metrics", share)
 
 
