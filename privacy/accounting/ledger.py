@@ -254,10 +254,11 @@ class Ledger:
         """Ends a deployment's slice before its date. What it spent stays spent.
 
         Raises:
-            InputError: it has none.
-            LedgerError: it was closed before, or the ledger cannot be trusted.
+            InputError: it has none, or it was closed before.
+            LedgerError: the ledger cannot be trusted, or its clock went back.
         """
-        self._state().slice_of(deployment)
+        if self._state().slice_of(deployment).is_closed:
+            raise InputError(f"the slice of deployment {deployment!r} was closed before")
         self._write("close_slice", {"deployment": deployment})
 
     def close_window(self, window: str) -> None:
@@ -267,11 +268,14 @@ class Ledger:
         window on, every release must name the window it reads.
 
         Raises:
-            InputError: no name.
-            LedgerError: it was closed before, or the ledger cannot be trusted.
+            InputError: no name, or it was closed before.
+            LedgerError: the ledger cannot be trusted, or its clock went back.
         """
         if not window:
             raise InputError("a data window needs a name, such as 2026-Q1")
+        closed = self.closed_windows()
+        if window in closed:
+            raise InputError(f"data window {window!r} was closed before, at {closed[window]}")
         self._write("close_window", {"window": window})
 
     def slices(self) -> list[SliceStatement]:

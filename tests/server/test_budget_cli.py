@@ -11,7 +11,7 @@ import typer
 import fedtower
 from privacy.accounting.events import ReleaseEvent
 from privacy.accounting.ledger import Ledger
-from server import budget_cli
+from server import budget_cli, ledger_statement
 from server.report import write_report
 
 DELTA = 1e-5
@@ -83,7 +83,7 @@ def test_reading_a_ledger_changes_nothing_in_it(
 def test_an_honest_report_is_verified(
     ledger_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    spent = budget_cli.open_ledger(ledger_path).epsilon_spent()
+    spent = ledger_statement.open_ledger(ledger_path).epsilon_spent()
     run = _claim(tmp_path / "run", epsilon=spent, delta=DELTA)
     assert _call("verify", str(ledger_path), "--report", run) == 0
     assert "agrees" in capsys.readouterr().out
@@ -103,7 +103,7 @@ def test_a_report_that_claims_anything_else_is_not(
     delta: float,
     text: str,
 ) -> None:
-    spent = budget_cli.open_ledger(ledger_path).epsilon_spent()
+    spent = ledger_statement.open_ledger(ledger_path).epsilon_spent()
     run = _claim(tmp_path / "run", epsilon=spent + shift, delta=delta)
     assert _call("verify", str(ledger_path), "--report", run) == 4
     err = capsys.readouterr().err
