@@ -32,7 +32,7 @@ class Quality:
 
 def quality_from_sums(secure_sum: SecureSum, terms: ReleaseTerms) -> Quality:
     """Read a metric release; intervals cover the sampling of users and the noise that was really added."""
-    total = secure_sum.values * terms.unit
+    total = secure_sum.in_units(terms.unit)
     noise_sd = terms.executed_sd(len(secure_sum.survivors))
     estimates = read_metrics(total, RANKERS, noise_sd=noise_sd)
     by_ranker = [

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from simulations.cli_options import SpacedLists, finish, whole_number
+
 Scenario = Annotated[
     Path | None,
     typer.Argument(metavar="[SCENARIO.toml]", help="What to run; the built-in scenario if left out."),
@@ -26,6 +28,8 @@ Seed = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option("--out", help="Run folder; default runs/<name>-<time>.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
+
+Check = Annotated[bool, typer.Option("--check", help="Exit with 1 when the figure falls short.")]
 
 bench = typer.Typer(add_completion=False, help="Measure, in pairs and in one run.")
 demo = typer.Typer(add_completion=False, help="Show one promise at work, with figures.")
@@ -89,6 +93,69 @@ def provision(
     chosen = read_scenario(scenario, {"simulation.clients": clients, "seed": seed})
     for line in lay_out(chosen, out, data=data):
         typer.echo(line)
+
+
+@bench.callback()
+@demo.callback()
+def _several() -> None:
+    """Keep these groups groups, however many commands they hold."""
+
+
+@bench.command("secagg", cls=SpacedLists)
+def bench_secagg(
+    clients: Annotated[list[str], typer.Option("--clients", help="Cohort sizes, e.g. 20 50.")] = ["20", "50"],  # noqa: B006
+    words: Annotated[list[str], typer.Option("--words", help="Vector lengths, e.g. 1e5 1e6.")] = ["1e5"],  # noqa: B006
+    dropout: Annotated[float, typer.Option("--dropout", help="Share of clients that never upload.")] = 0.1,
+    against_flower: Annotated[
+        bool, typer.Option("--against-flower", help="Beside Flower's SecAgg+.")
+    ] = False,
+    as_json: AsJson = False,
+    check: Check = False,
+) -> None:
+    """CPU time and bytes of one secure aggregation round, mask stream beside openssl."""
+    from simulations.bench_secagg import format_table, run, shortfalls
+
+    result = run(
+        [whole_number(c) for c in clients], [whole_number(w) for w in words], dropout, against_flower
+    )
+    result["shortfalls"] = shortfalls(result)
+    show(result, as_json=as_json, lines=[format_table(result), *result["shortfalls"]])
+    finish(result, ok=result["ok"] and not result["shortfalls"], check=check)
+
+
+@demo.command("secagg")
+def demo_secagg(
+    clients: Annotated[int, typer.Option("--clients", help="Cohort size.")] = 50,
+    dropout: Annotated[
+        float, typer.Option("--dropout", help="Chance that a client is lost at each step.")
+    ] = 0.3,
+    schedules: Annotated[int, typer.Option("--schedules", help="Random drop-out schedules to run.")] = 200,
+    words: Annotated[str, typer.Option("--words", help="Vector length.")] = "1000",
+    seed: Annotated[int, typer.Option("--seed", help="Of the schedules and values.")] = 0,
+    as_json: AsJson = False,
+    check: Check = False,
+) -> None:
+    """Random drop-outs at every step: an exact sum, or a clean abort below the threshold."""
+    from simulations.demo_secagg import format_table, run
+
+    result = run(clients, dropout, schedules, whole_number(words), seed)
+    show(result, as_json=as_json, lines=[format_table(result)])
+    finish(result, ok=result["ok"], check=check)
+
+
+@demo.command("attacks", cls=SpacedLists)
+def demo_attacks(
+    attack: Annotated[list[str] | None, typer.Option("--attack", help="Only these.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of the victims' data.")] = 0,
+    as_json: AsJson = False,
+    check: Check = False,
+) -> None:
+    """What each known attack gets here, and from a system without the defence."""
+    from simulations.attacks import ATTACKS, format_table, run
+
+    result = run(tuple(attack) if attack else ATTACKS, seed)
+    show(result, as_json=as_json, lines=[format_table(result)])
+    finish(result, ok=result["ok"], check=check)
 
 
 def read_scenario(path: Path | None, changes: dict[str, Any]) -> Any:

@@ -30,7 +30,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from numpy.typing import NDArray
 
@@ -116,7 +116,7 @@ class Task:
             raise ProtocolError(
                 f"task {name!r} has parameters of type {type(parameters).__name__}, not an object"
             )
-        return Task(name, parameters, arrays)
+        return Task(name, cast("dict[str, Any]", parameters), arrays)
 
 
 def round_task(task: Task, session: str) -> str:
