@@ -141,7 +141,9 @@ class ChainedLog:
 
     def _verified_rows(self, database: sqlite3.Connection) -> list[Row]:
         rows: list[Row] = []
-        stored = database.execute("SELECT number, kind, body, previous, hash FROM chain ORDER BY number")
+        # All at once: a half-read statement, kept alive by an exception's traceback, would keep its lock.
+        query = "SELECT number, kind, body, previous, hash FROM chain ORDER BY number"
+        stored = database.execute(query).fetchall()
         for position, fields in enumerate(stored):
             rows.append(_verified_row(position, rows[-1].hash if rows else _GENESIS, fields))
         if self._path is not None:
