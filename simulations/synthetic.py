@@ -203,7 +203,9 @@ class _Walk:
         """Items of the current genre by popularity, int64 [active, tries]."""
         low, high = self._starts[self._genre[:active]], self._starts[self._genre[:active] + 1]
         at = low[:, None] + self._random.random((active, _TRIES)) * (high - low)[:, None]
-        return self._by_genre[np.searchsorted(self._cumulative, at, side="right") - 1]
+        place = np.searchsorted(self._cumulative, at, side="right") - 1
+        # A small catalogue may have no item of the last genre: then its end is taken.
+        return self._by_genre[np.minimum(place, len(self._by_genre) - 1)]
 
     def _anything_new(self, users: NDArray[np.int64]) -> NDArray[np.int64]:
         luck = self._random.random((len(users), self._seen.shape[1]))
