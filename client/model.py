@@ -37,7 +37,7 @@ class ClientModel:
             encoder = build_encoder(
                 settings["encoder"], settings["dim"], max_length=self.max_length, blocks=settings["blocks"]
             )
-        self.recommender = BlendedRecommender(encoder)
+            self.recommender = BlendedRecommender(encoder)
 
     def scores(self, histories: Sequence[NDArray[np.int64]], scorer: ChannelScores) -> torch.Tensor:
         """Scores ``[B, n_items]`` of what comes next after each whole history."""
