@@ -252,3 +252,13 @@ class TestAddNoise:
         released = add_noise(total, 2000.0, SeededRandomness(6), name="popularity")
         assert released.event.noise_multiplier == 2.0
         assert np.abs(released.dense - 1000).max() < 5 * 2.0
+
+
+@pytest.mark.parametrize("sigma", [0.5, 3.0, 1000.0, 2.0**15])
+def test_the_guided_search_finds_what_a_binary_search_finds(sigma: float):
+    table = discrete_gaussian._table(sigma)
+    words = SeededRandomness(5).uint64(200_000) >> np.uint64(1)
+    edges = np.concatenate([table.high[:1000], table.high[-1000:], table.high[:1000] - np.uint64(1)])
+    upper = np.concatenate([words, edges, np.array([0, 2**63 - 1], dtype=np.uint64)])
+    expected = np.searchsorted(table.high, upper, side="right")
+    assert np.array_equal(discrete_gaussian._count_up_to(table, upper), expected)
