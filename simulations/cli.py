@@ -127,7 +127,7 @@ def bench_secagg(
 def demo_secagg(
     clients: Annotated[int, typer.Option("--clients", help="Cohort size.")] = 50,
     dropout: Annotated[
-        float, typer.Option("--dropout", help="Chance that a client is lost at each step.")
+        float, typer.Option("--dropout", help="Chance that a client is lost in a round.")
     ] = 0.3,
     schedules: Annotated[int, typer.Option("--schedules", help="Random drop-out schedules to run.")] = 200,
     words: Annotated[str, typer.Option("--words", help="Vector length.")] = "1000",

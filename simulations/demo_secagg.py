@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ from numpy.typing import NDArray
 
 from privacy.errors import InputError, PolicyRefusal, ProtocolError
 from privacy.secagg import Section, VectorSchema, threshold_for
-from privacy.secagg.messages import Upload
+from privacy.secagg.messages import Reveal, Upload
 from simulations.secagg_cohort import Cohort
 
 STEPS = ("upload", "agree", "reveal")
 VALUE_BOUND = 1000
+SHOWN = 12
+HANG_S = 60.0
 
 
 def run(
@@ -25,11 +28,12 @@ def run(
     seed: int = 0,
     figure: Path | None = None,
 ) -> dict[str, Any]:
-    """Run rounds in which each client falls silent before each step with a given probability.
+    """Run rounds in which clients fall silent, each before a step of its own.
 
     Args:
         clients: size of the cohort, 3 or more.
-        dropout: probability in [0, 1] that a client which still takes part falls silent before a step.
+        dropout: probability in [0, 1] that a client falls silent somewhere in a round, before any of the steps with
+            equal chance.
         schedules: number of rounds, each with its own draw of who falls silent.
         words: length of every client's vector.
         seed: of values, keys and schedules.
@@ -37,8 +41,9 @@ def run(
 
     Returns:
         ``exact``, ``aborted`` and ``wrong`` counts (``wrong`` must be 0), ``unexpected`` (rounds that should
-        have succeeded by the threshold and did not, or the reverse; must be 0), the rows of all rounds, and
-        ``ok``.
+        have succeeded by the threshold and did not, or the reverse; must be 0), ``leaks`` (rounds in which the server
+        holds shares that open more than the sum; must be 0), ``hangs`` (rounds longer than a minute; must be 0), the
+        rows of all rounds, and ``ok``.
     """
     if not 0.0 <= dropout <= 1.0:
         raise InputError(f"dropout={dropout} must lie in [0, 1]")
@@ -55,9 +60,12 @@ def run(
         "words": words,
         **counts,
         "unexpected": unexpected,
+        "leaks": sum(row["leak"] for row in rows),
+        "hangs": sum(row["seconds"] > HANG_S for row in rows),
+        "longest_s": max(row["seconds"] for row in rows),
         "rounds": rows,
-        "ok": not counts["wrong"] and not unexpected,
     }
+    result["ok"] = not any(result[kind] for kind in ("wrong", "unexpected", "leaks", "hangs"))
     if figure is not None:
         draw(result, cohort, figure, generator)
         result["figure"] = str(figure)
@@ -67,14 +75,19 @@ def run(
 def format_table(result: dict[str, Any]) -> str:
     """The rounds as text, one line each."""
     lines = [f"{'round':>5}  {'silent before upload/agree/reveal':<34} {'answered':>8}  outcome"]
-    for row in result["rounds"]:
+    for row in result["rounds"][:SHOWN]:
         silent = "/".join(str(row[step]) for step in STEPS)
         lines.append(
             f"{row['round']:>5}  {silent:<34} {row['answered']:>8}  {row['outcome']}: {row['detail']}"
         )
+    hidden = len(result["rounds"]) - SHOWN
+    if hidden > 0:
+        lines.append(f"  ... and {hidden} more rounds, the longest {result['longest_s']:.2f} s")
+    good = result["exact"] + result["aborted"] - result["unexpected"]
     lines.append(
-        f"{result['exact']} exact sums, {result['aborted']} clean aborts, {result['wrong']} wrong sums "
-        f"(threshold {result['threshold']} of {result['clients']})"
+        f"{good} of {len(result['rounds'])} rounds right: {result['exact']} exact sums, {result['aborted']} clean aborts "
+        f"below the threshold ({result['threshold']} of {result['clients']}); {result['wrong']} wrong sums, "
+        f"{result['leaks']} leaks, {result['hangs']} hangs"
     )
     return "\n".join(lines)
 
@@ -118,6 +131,7 @@ def _one_round(cohort: Cohort, number: int, dropout: float, generator: np.random
         "answered": answered,
         "enough": answered >= threshold_for(len(cohort.names)),
     }
+    started = time.monotonic()
     try:
         # The demonstration's values are random per round, which stands for noise.
         sums, survivors = cohort.run_round(
@@ -131,11 +145,29 @@ def _one_round(cohort: Cohort, number: int, dropout: float, generator: np.random
     except (ProtocolError, PolicyRefusal) as error:
         for client in cohort.clients.values():
             client.abort()
-        return {**row, "outcome": "aborted", "detail": str(error)}
+        leak = _opens_more(cohort, silent["upload"], aborted=True)
+        seconds = time.monotonic() - started
+        return {**row, "outcome": "aborted", "detail": str(error), "leak": leak, "seconds": seconds}
     plain = sum((values[name]["sum"] for name in survivors), np.zeros(cohort.schema.words, np.int64))
     is_exact = bool(np.array_equal(sums["sum"], plain))
     detail = f"sum over {len(survivors)} clients"
-    return {**row, "outcome": "exact" if is_exact else "wrong", "detail": detail}
+    leak = _opens_more(cohort, silent["upload"], aborted=False)
+    outcome = "exact" if is_exact else "wrong"
+    return {**row, "outcome": outcome, "detail": detail, "leak": leak, "seconds": time.monotonic() - started}
+
+
+def _opens_more(cohort: Cohort, silent_upload: list[str], *, aborted: bool) -> bool:
+    """Whether the revealed shares open anything beyond the published sum.
+
+    After an abort nothing may open: fewer revealed than the threshold. And nobody may reveal both kinds of share for one
+    peer: one self share for each survivor, one pair share for each pair of a survivor and a dropped client, no more.
+    """
+    survivors = len(cohort.names) - len(silent_upload)
+    reveals = [Reveal.decode(data) for data in cohort.reveals]
+    if aborted and len(reveals) >= threshold_for(len(cohort.names)):
+        return True
+    pairs = survivors * len(silent_upload)
+    return any(len(r.self_shares) != survivors or len(r.pair_shares) != pairs for r in reveals)
 
 
 def _values(words: int, generator: np.random.Generator) -> NDArray[np.int64]:
@@ -144,8 +176,7 @@ def _values(words: int, generator: np.random.Generator) -> NDArray[np.int64]:
 
 def _schedule(names: tuple[str, ...], dropout: float, generator: np.random.Generator) -> dict[str, list[str]]:
     silent: dict[str, list[str]] = {step: [] for step in STEPS}
-    talking = list(names)
-    for step in STEPS:
-        silent[step] = [name for name in talking if generator.random() < dropout]
-        talking = [name for name in talking if name not in silent[step]]
+    for name in names:
+        if generator.random() < dropout:
+            silent[STEPS[generator.integers(len(STEPS))]].append(name)
     return silent

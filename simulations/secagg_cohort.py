@@ -60,6 +60,7 @@ class Cohort:
             for name in self.names
         }
         self.server = SecaggServer(self.roster, suite=self.policy.suite)
+        self.reveals: list[bytes] = []  # what clients revealed in the latest round
 
     def exchange_keys(self, epoch: int = 1) -> None:
         """Begin an epoch with everybody."""
@@ -96,6 +97,7 @@ class Cohort:
         Raises:
             ProtocolError, PolicyRefusal: the round failed; no sum exists.
         """
+        self.reveals = []
         self.server.open_round(header, self.schema)
         for name in header.cohort:
             if name not in set(silent_upload):
@@ -106,5 +108,7 @@ class Cohort:
                 self.server.add_signature(name, self.clients[name].sign_survivors(message))
         for name, message in self.server.reveal_requests().items():
             if name not in set(silent_reveal):
-                self.server.add_reveal(name, self.clients[name].reveal(message))
+                revealed = self.clients[name].reveal(message)
+                self.reveals.append(revealed)
+                self.server.add_reveal(name, revealed)
         return self.server.result()

@@ -10,7 +10,7 @@ from simulations import bench_secagg, demo_secagg
 
 def test_demo_is_exact_or_ends_cleanly(tmp_path: Path):
     figure = tmp_path / "secagg.png"
-    result = demo_secagg.run(clients=5, dropout=0.15, schedules=15, words=50, figure=figure)
+    result = demo_secagg.run(clients=5, dropout=0.3, schedules=15, words=50, figure=figure)
     assert result["ok"]
     assert result["wrong"] == result["unexpected"] == 0
     assert result["exact"] > 0
