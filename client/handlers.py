@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.behaviour_log import BehaviourLog
+from client.detail_evaluation import detail_contributions, user_detail
 from client.encoder_fit import EncoderFit
 from client.evaluation import metric_contributions, rank_targets
 from client.gradients import GradientTrainer
@@ -50,7 +51,7 @@ from privacy.wire.federation import (
     round_task,
     round_to_two_digits,
 )
-from recsys_models.release_shapes import release_shape
+from recsys_models.release_shapes import detail_layout, release_shape
 
 _LOG = logging.getLogger("fedtower.client")
 
@@ -110,6 +111,7 @@ class ClientHandlers:
         self._plan: FederationPlan | None = None
         self._rounds_done: dict[str, int] = {}
         self._charged_releases: set[str] = set()
+        self._fitted_without_noise = False
         self._trainer: GradientTrainer | None = None
         self._stored_memory = b""
         self._handlers: dict[str, Callable[[bytes], bytes]] = {
@@ -181,6 +183,7 @@ class ClientHandlers:
         self._plan = plan
         self._rounds_done = {}
         self._charged_releases = set()
+        self._fitted_without_noise = False
         self.public = PublicState(self._n_items, plan.settings["dim"])
         self.model = self._fresh_model()
         return b""
@@ -221,6 +224,8 @@ class ClientHandlers:
         request = OpenRound.decode(payload)
         header = RoundHeader.decode(request.header)
         release = self.plan.release(request.task.name)
+        if self._fitted_without_noise and self.plan.fit_ends_measuring:
+            raise PolicyRefusal("encoder-not-private", f"{release.name} after a fit without noise")
         self.public.update(request.task.arrays)
         terms = self._terms(release)
         self._check_header(header, request.task, terms)
@@ -298,6 +303,17 @@ class ClientHandlers:
         stage = task.parameters.get("stage")
         if stage not in ("validation", "test"):
             raise ProtocolError(f"metrics were asked for stage {stage!r}; 'validation' and 'test' are known")
+        if release.kind == "metrics-detail":
+            detail = user_detail(
+                self.model,
+                self.log,
+                self.public,
+                stage,
+                diversity=self.plan.settings["evaluation"]["diversity"],
+            )
+            return detail_contributions(
+                detail, detail_layout(self._n_items, self.plan.settings, self.plan.private)
+            )
         return metric_contributions(rank_targets(self.model, self.log, self.public, stage))
 
     def _gradient_step(self, release: ScheduledRelease, terms: ReleaseTerms) -> NDArray[np.int64]:
@@ -347,6 +363,7 @@ class ClientHandlers:
             self.ledger.commit(reservation)
         else:
             settings = self.plan.settings["fit"]
+            self._fitted_without_noise = True
             self._encoder_fit().ordinary(settings["steps"], settings["batch_users"])
         return b""
 

@@ -24,7 +24,8 @@ from privacy.release_terms import ReleaseTerms, release_terms
 from privacy.secagg.keys import Roster
 from privacy.wire import federation as wire
 from privacy.wire.federation import Arrays, Enrolment, Task, public_state_sha256
-from recsys_models.release_shapes import release_shape
+from recsys_models.release_shapes import detail_layout, release_shape
+from server.detail import detail_from_sums
 from server.item_tower import (
     TowerOptimizer,
     popularity_arrays,
@@ -65,12 +66,14 @@ class Outcome:
     Attributes:
         arrays: everything published, by name.
         qualities: released metrics by release name, in order.
+        detail: the detailed metrics as they stand in the report; None where they were not released.
         seconds: wall-clock time by phase.
         chosen: the release whose tower was published.
     """
 
     arrays: Arrays = field(default_factory=dict[str, NDArray[Any]])
     qualities: dict[str, Quality] = field(default_factory=dict[str, Quality])
+    detail: dict[str, Any] | None = None
     seconds: dict[str, float] = field(default_factory=dict[str, float])
     chosen: str = ""
 
@@ -138,10 +141,10 @@ class Federation:
         if "gradients" in names:
             with self._phase("gradients"):
                 self.release_gradients()
-        with self._phase("fit"):
-            self.fit_encoders()
-        with self._phase("metrics"):
-            self.release_metrics("metrics-final", stage="test")
+        last_steps = [("fit", self.fit_encoders), ("metrics", self._release_final_metrics)]
+        for name, act in reversed(last_steps) if self.plan.fit_ends_measuring else last_steps:
+            with self._phase(name):
+                act()
         with self._phase("publish"):
             self.publish(final=True)
         return self.outcome
@@ -297,6 +300,18 @@ class Federation:
         quality = quality_from_sums(secure_sum, terms)
         self.outcome.qualities[name] = quality
         self._after_release(name)
+
+    def _release_final_metrics(self) -> None:
+        self.release_metrics("metrics-final", stage="test")
+        if any(release.kind == "metrics-detail" for release in self.plan.releases):
+            self.release_detail()
+
+    def release_detail(self) -> None:
+        """Release 5, where it is on: rank metrics, list properties and exposure by activity group."""
+        terms = self._terms("metrics-detail")
+        secure_sum = self._charged(terms, step=0, kind=wire.EVALUATE, parameters={"stage": "test"})
+        layout = detail_layout(self.n_items, self.plan.settings, self.plan.private)
+        self.outcome.detail = detail_from_sums(secure_sum, terms, layout, self.plan.settings)
 
     def publish(self, *, final: bool = False, reset_encoder: bool = False) -> None:
         """Send what clients have not seen yet."""

@@ -92,6 +92,15 @@ class FederationPlan:
         """Noise shares the sum is sure to hold against the assumed colluders."""
         return 1 if self.noise == "per_client" else self.threshold - self.colluding
 
+    @property
+    def fit_ends_measuring(self) -> bool:
+        """Whether encoders are fitted without noise in a plan that has noise.
+
+        Such an encoder carries one user of a client into the ranks of all others there, so that no bound on a
+        user's own row bounds what she adds to a sum of ranks: nothing may be released after that fit.
+        """
+        return self.private and not self.protect_within_client
+
     def release(self, name: str) -> ScheduledRelease:
         """The release of that name.
 

@@ -1,0 +1,80 @@
+"""A fit without noise in a private run: what may still be released, and that gradient rounds stay noised."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client.handlers import ClientHandlers
+from privacy.bounded import BoundedSum
+from privacy.mechanisms.discrete_gaussian import add_noise
+from privacy.wire import federation as wire
+from privacy.wire.federation import Answer, OpenRound, Task
+from server.scenario import parse_scenario
+from simulations.run import simulate
+
+DOCUMENT = {
+    "recipe": "gradients",
+    "encoder": "mean-pool",
+    "seed": 3,
+    "model": {"dim": 4, "max_length": 8},
+    "gradients": {"rounds": 2, "negatives": 4},
+    "fit": {"steps": 2},
+    "privacy": {"protect_within_client": False},
+    "simulation": {"clients": 3, "users": 30, "items": 40},
+}
+
+
+class _Silent:
+    def release(self, *_: object) -> None: ...
+
+    def round(self, *_: object) -> None: ...
+
+
+def test_the_final_metrics_are_released_before_the_fit(tmp_path: Path):
+    report = simulate(parse_scenario(DOCUMENT, source="test"), tmp_path / "run", _Silent())
+    order = [phase for phase in report["seconds"] if phase in ("fit", "metrics")]
+    assert order == ["metrics", "fit"]
+    protected = {**DOCUMENT, "privacy": {"protect_within_client": True}}
+    report = simulate(parse_scenario(protected, source="test"), tmp_path / "protected", _Silent())
+    assert [phase for phase in report["seconds"] if phase in ("fit", "metrics")] == ["fit", "metrics"]
+
+
+def test_a_client_answers_no_release_after_a_fit_without_noise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    headers: list[bytes] = []
+    refusals: list[str] = []
+    release, publish = ClientHandlers._release, ClientHandlers._publish
+
+    def noting(self: ClientHandlers, payload: bytes) -> bytes:
+        headers.append(OpenRound.decode(payload).header)
+        return release(self, payload)
+
+    def asking_again(self: ClientHandlers, payload: bytes) -> bytes:
+        if Task.decode(payload).parameters.get("final"):
+            task = Task("metrics-final", {"step": 0, "stage": "test"})
+            again = OpenRound(header=headers[-1], task=task)
+            refusals.append(Answer.decode(self.answer(wire.EVALUATE, again.encode())).refusal)
+        return publish(self, payload)
+
+    monkeypatch.setattr(ClientHandlers, "_release", noting)
+    monkeypatch.setattr(ClientHandlers, "_publish", asking_again)
+    simulate(parse_scenario(DOCUMENT, source="test"), tmp_path, _Silent())
+    assert refusals == ["encoder-not-private"] * 3
+
+
+def test_gradient_rounds_noise_the_encoder_whatever_the_fit_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    noised: list[str] = []
+
+    def noting(total: BoundedSum, sigma: float, *rest: Any, name: str, **options: Any):
+        noised.append(name)
+        return add_noise(total, sigma, *rest, name=name, **options)
+
+    monkeypatch.setattr("client.gradients.add_noise", noting)
+    simulate(parse_scenario(DOCUMENT, source="test"), tmp_path, _Silent())
+    assert noised == ["gradients/encoder"] * (3 * 2)
