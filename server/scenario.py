@@ -7,9 +7,11 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from privacy.errors import InputError
+from recsys_models.metrics.detail import MAX_GROUPS
+from server.refused_settings import reason_for
 
 
 class _Section(BaseModel):
@@ -19,6 +21,12 @@ class _Section(BaseModel):
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
+def _ascending(bounds: tuple[int, ...]) -> tuple[int, ...]:
+    if list(bounds) != sorted(set(bounds)):
+        raise ValueError("must ascend, each once")
+    return bounds
+
+
 class PrivacySection(_Section):
     """Budget and where the noise is added.
 
@@ -26,7 +34,9 @@ class PrivacySection(_Section):
         mode: "off" is for research: no noise, no clipping that matters, shouted in every output.
         epsilon: budget of everything that leaves the clients and, with ``protect_within_client``, of the encoders too.
         noise: "distributed" (shares of one noise), "per_client" (each adds all of it) or "auto": per_client up to 4
-            clients, distributed above.
+            clients, distributed above; "distributed" up to 4 clients is refused.
+        protect_within_client: False fits encoders without noise, which exposes users of one client to each other. Encoders
+            in gradient rounds are noised all the same, and the final metrics are then released before that fit.
         colluding: clients assumed to help the server subtract noise; default a fifth of the cohort, at least 1.
         noise_multipliers: fixed noise by release name instead of a fitted one; the budget still refuses.
     """
@@ -88,14 +98,37 @@ class ModelSection(_Section):
     blocks: Annotated[int, Field(ge=1, le=32)] = 1
 
 
+class EvaluationSection(_Section):
+    """The detailed metric release, beside the core one (``docs/evaluation.md``).
+
+    Attributes:
+        detail: "auto" makes it where its noise says something: without privacy, or from 5,000 enrolled users on.
+        group_bounds: least number of training events of each activity group but the first. Public: never chosen on data.
+        min_group_users: groups that surely have fewer users are not reported; a client's policy may ask for more.
+        diversity: what tells two items of a list apart: vectors of the item tower, or attributes of the catalogue.
+    """
+
+    detail: Literal["auto", "on", "off"] = "auto"
+    group_bounds: Annotated[
+        tuple[Annotated[int, Field(ge=1)], ...], Field(max_length=MAX_GROUPS - 1), AfterValidator(_ascending)
+    ] = (10, 20, 50, 100)
+    min_group_users: Annotated[int, Field(ge=1)] = 20
+    diversity: Literal["item-tower", "attributes"] = "item-tower"
+
+
 class SharesSection(_Section):
-    """How mu^2 is divided among the releases (``privacy.accounting.schedule``); they need not add up to 1."""
+    """How mu^2 is divided among the releases (``privacy.accounting.schedule``); they need not add up to 1.
+
+    Attributes:
+        metrics_detail: counts only where the detailed metrics are released.
+    """
 
     popularity: Share = 0.08
     statistics: Share = 0.70
     gradients: Share = 0.07
     fit: Share = 0.05
     metrics: Share = 0.10
+    metrics_detail: Share = 0.04
 
 
 class FederationSection(_Section):
@@ -136,6 +169,7 @@ class Scenario(_Section):
     statistics: StatisticsSection = StatisticsSection()
     gradients: GradientsSection = GradientsSection()
     fit: FitSection = FitSection()
+    evaluation: EvaluationSection = EvaluationSection()
     shares: SharesSection = SharesSection()
     federation: FederationSection = FederationSection()
     simulation: SimulationSection = SimulationSection()
@@ -183,6 +217,9 @@ def parse_scenario(document: dict[str, Any], *, source: str) -> Scenario:
 
 def _complaint(error: Any) -> str:
     where = ".".join(str(part) for part in error["loc"]) or "scenario"
+    refused = reason_for(where, error["input"])
+    if refused is not None:
+        return f"{where} = {error['input']!r} is refused: {refused}"
     if error["type"] == "extra_forbidden":
         return f"unknown setting {where!r}{_closest(where)}"
     given = error["input"]

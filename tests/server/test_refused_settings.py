@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from privacy.errors import InputError
+from server.refused_settings import reason_for
+from server.scenario import parse_scenario
+
+
+@pytest.mark.parametrize(
+    ("document", "why"),
+    [
+        ({"gradients": {"negatives_from": "batch"}}, "every other user's gradient"),
+        ({"gradients": {"in_batch_negatives": True}}, "every other user's gradient"),
+        ({"gradients": {"negatives": "in-batch"}}, "every other user's gradient"),
+        ({"gradients": {"local_steps": 5}}, "one distributed noise"),
+        ({"local_epochs": 3}, "one distributed noise"),
+        ({"accountant": "gdp"}, "understates epsilon"),
+        ({"privacy": {"accountant": "CLT"}}, "understates epsilon"),
+        ({"privacy": {"accountant": "rdp"}}, "nothing to choose"),
+        ({"gradients": {"server_optimizer": "krum"}}, "never holds one"),
+        ({"federation": {"aggregator": "trimmed-mean"}}, "never holds one"),
+        ({"model": {"batch_norm": True}}, "layer norm"),
+        ({"model": {"normalization": "batch"}}, "layer norm"),
+        ({"gradients": {"normalize_by": "count"}}, "private count"),
+        ({"gradients": {"loss_reduction": "mean"}}, "private count"),
+        ({"gradients": {"encoder_noise": False}}, "cannot be switched off"),
+        ({"gradients": {"clip_per_layer": True}}, "one vector"),
+        ({"privacy": {"epsilon_per_round": 1.0}}, "one budget"),
+    ],
+)
+def test_settings_of_other_frameworks_are_refused_with_the_reason(document: dict[str, Any], why: str):
+    with pytest.raises(InputError) as caught:
+        parse_scenario(document, source="scenario.toml")
+    message = str(caught.value)
+    assert "is refused: " in message
+    assert why in message
+    assert "\n" not in message
+
+
+def test_a_misspelt_setting_still_gets_its_closest_name():
+    with pytest.raises(InputError, match=r"did you mean 'gradients\.rounds'"):
+        parse_scenario({"gradients": {"round": 5}}, source="scenario.toml")
+
+
+def test_a_wrong_value_of_a_known_setting_is_no_refusal_of_the_setting():
+    with pytest.raises(InputError, match="Input should be"):
+        parse_scenario({"gradients": {"server_optimizer": "adamw"}}, source="scenario.toml")
+    assert reason_for("gradients.negatives", -1) is None
+    assert reason_for("gradients.server_optimizer", "fedavg") is None
