@@ -1,0 +1,81 @@
+"""Release 5, where it is on: what the core metrics leave out, per activity group (``recsys_models.metrics.detail``)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.behaviour_log import BehaviourLog, Stage
+from client.model import ClientModel
+from client.public_state import PublicState
+from privacy.bounded import UserContributions
+from privacy.errors import InputError
+from recsys_models.metrics.detail import LIST_LENGTH, DetailLayout, UserDetail, user_detail_rows
+from recsys_models.metrics.lists import (
+    attribute_diversity,
+    attribute_values,
+    item_bits,
+    mean_bits,
+    new_share,
+    novelty_cap,
+    top_lists,
+    vector_diversity,
+)
+from recsys_models.metrics.ranking import target_ranks
+from recsys_models.retrieval.blend import ChannelScores
+
+_BATCH = 128
+
+
+def detail_contributions(detail: UserDetail, layout: DetailLayout) -> UserContributions:
+    """One row per evaluated user."""
+    rows = user_detail_rows(detail, layout)
+    return UserContributions(rows.indices, rows.values, rows.offsets, rows.length)
+
+
+def user_detail(
+    model: ClientModel, log: BehaviourLog, public: PublicState, stage: Stage, *, diversity: str
+) -> UserDetail:
+    """Rank every evaluated user's target and look at the list she would get.
+
+    Args:
+        model: this client's private model.
+        log: its users.
+        public: what the federation published; novelty is measured against the released popularity.
+        stage: whose targets.
+        diversity: "item-tower" or "attributes", from the plan.
+
+    Raises:
+        InputError: another ``diversity``.
+    """
+    targets, histories = log.targets(stage), log.seen(stage)
+    users = np.flatnonzero(targets >= 0)
+    scorer = ChannelScores(public.channels())
+    ranks, lists, new = [np.zeros(0, np.int64)], [np.zeros((0, LIST_LENGTH), np.int64)], [np.zeros(0)]
+    for start in range(0, len(users), _BATCH):
+        batch = users[start : start + _BATCH]
+        seen = [histories[u] for u in batch]
+        scores = model.scores(seen, scorer).numpy()
+        ranks.append(target_ranks(scores, targets[batch], seen))
+        lists.append(top_lists(scores, LIST_LENGTH, seen))
+        new.append(new_share(top_lists(scores, LIST_LENGTH), seen))
+    shown = np.concatenate(lists)
+    novelty = mean_bits(shown, item_bits(public.popularity)) / novelty_cap(public.n_items)
+    spread = _diversity(shown, log, public, diversity)
+    return UserDetail(
+        events=np.array([len(log.training[u]) for u in users], dtype=np.int64),
+        ranks=np.concatenate(ranks),
+        lists=shown,
+        properties=np.clip(np.stack([novelty, np.concatenate(new), spread], axis=1), 0.0, 1.0),
+    )
+
+
+def _diversity(
+    lists: NDArray[np.int64], log: BehaviourLog, public: PublicState, diversity: str
+) -> NDArray[np.float64]:
+    if diversity == "item-tower":
+        return vector_diversity(lists, public.item_tower)
+    if diversity == "attributes":
+        catalogue = log.sequences.catalogue
+        return attribute_diversity(lists, attribute_values(catalogue.attributes, catalogue.n_items))
+    raise InputError(f"the plan measures diversity by {diversity!r}; 'item-tower' and 'attributes' are known")
