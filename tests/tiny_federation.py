@@ -37,6 +37,7 @@ SMALL = {
     "gradients.rounds": 2,
     "gradients.negatives": 8,
     "fit.steps": 0,
+    "evaluation.detail": "off",
     "simulation.users": 60,
     "simulation.items": 40,
     "simulation.clients": 5,

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from privacy.accounting.accountant import epsilon
+from privacy.accounting.plan import FederationPlan
+from privacy.errors import InputError
+from privacy.wire.federation import most_behind, round_to_two_digits
+from server.plan import fit_steps, gradient_rounds, head_items, make_plan
+from server.scenario import Scenario
+from tests.tiny_federation import small_scenario
+
+FIVE = {f"c{k}": 400 for k in range(5)}
+
+
+def planned(changes: dict[str, Any] | None = None, users_of: dict[str, int] | None = None) -> FederationPlan:
+    return make_plan(
+        small_scenario(changes),
+        session="00" * 16,
+        users_of=users_of or FIVE,
+        n_items=500,
+        catalogue_sha256="11" * 32,
+    )
+
+
+def names(plan: FederationPlan) -> list[str]:
+    return [release.name for release in plan.releases]
+
+
+@pytest.mark.parametrize(
+    ("changes", "users", "releases"),
+    [
+        ({}, 60, ["popularity", "statistics", "metrics-statistics", "metrics-final"]),
+        (
+            {"recipe": "hybrid", "fit.steps": 1},
+            60,
+            ["popularity", "statistics", "metrics-statistics", "fit", "metrics-final"],
+        ),
+        (
+            {"recipe": "hybrid", "gradients.sampling_probability": 1.0},
+            Scenario().gradients.min_users // 5,
+            [
+                "popularity",
+                "statistics",
+                "metrics-statistics",
+                "gradients",
+                "metrics-gradients",
+                "metrics-final",
+            ],
+        ),
+        (
+            {"recipe": "hybrid", "privacy.mode": "off", "fit.steps": 9},
+            60,
+            [
+                "popularity",
+                "statistics",
+                "metrics-statistics",
+                "gradients",
+                "metrics-gradients",
+                "metrics-final",
+            ],
+        ),
+        (
+            {"recipe": "gradients", "gradients.sampling_probability": 1.0},
+            60,
+            ["popularity", "gradients", "metrics-gradients", "metrics-final"],
+        ),
+        (
+            {"fit.steps": 1, "privacy.protect_within_client": False},
+            60,
+            ["popularity", "statistics", "metrics-statistics", "metrics-final"],
+        ),
+    ],
+)
+def test_which_releases_a_recipe_makes(changes: dict[str, Any], users: int, releases: list[str]) -> None:
+    plan = planned(changes, dict.fromkeys(FIVE, users))
+    assert names(plan) == releases
+    assert all(r.left_the_client == (r.kind != "fit") for r in plan.releases)
+
+
+def test_a_plan_spends_its_budget() -> None:
+    for budget in (0.5, 8.0):
+        plan = planned({"privacy.epsilon": budget})
+        assert 0.99 * budget <= epsilon(plan.events(), plan.target_delta) <= budget
+        assert plan.epsilon == budget
+
+
+def test_only_kinds_that_draw_users_are_sampled() -> None:
+    plan = planned({"recipe": "hybrid", "fit.steps": 1, "gradients.rounds": 1})
+    assert {r.name for r in plan.releases if r.sampling_probability < 1.0} == {"gradients", "fit"}
+
+
+def test_without_privacy_there_is_no_noise_no_sampling_and_no_small_clip_norm() -> None:
+    plan = planned({"privacy.mode": "off", "recipe": "hybrid"})
+    assert {r.noise_multiplier for r in plan.releases} == {0.0}
+    assert {r.sampling_probability for r in plan.releases} == {1.0}
+    assert plan.settings["gradients"]["sampling_probability"] == 1.0
+    assert plan.settings["gradients"]["l2_clip_norm"] > 100
+    assert not plan.private
+
+
+def test_fixed_noise_is_taken_and_unknown_names_are_refused() -> None:
+    plan = planned({"privacy.noise_multipliers": {"statistics": 0.1}})
+    assert plan.release("statistics").noise_multiplier == 0.1
+    assert epsilon(plan.events(), plan.target_delta) > 8.0  # the ledger refuses, not the plan
+    with pytest.raises(
+        InputError, match=r"names \['statstics'\]; the releases of this plan are \['popularity'"
+    ):
+        planned({"privacy.noise_multipliers": {"statstics": 0.1}})
+
+
+@pytest.mark.parametrize(("clients", "noise"), [(3, "per_client"), (4, "per_client"), (5, "distributed")])
+def test_noise_goes_where_few_clients_need_it(clients: int, noise: str) -> None:
+    assert planned(users_of={f"c{k}": 50 for k in range(clients)}).noise == noise
+
+
+def test_fewer_than_three_clients_are_no_federation() -> None:
+    with pytest.raises(
+        InputError, match=r"2 clients enrolled; federation.min_clients = 3: start more clients"
+    ):
+        planned(users_of={"a": 10, "b": 10})
+
+
+@pytest.mark.parametrize("users", [0, 1, 9, 10, 99, 100, 101, 999, 1000, 1987, 12_345, 99_999])
+def test_rounded_numbers_leave_room_for_the_true_one(users: int) -> None:
+    rounded = max(1, round_to_two_digits(users))
+    assert users <= most_behind(rounded) <= max(users * 1.2, users + 2)
+    assert planned(users_of={"a": rounded, "b": 1, "c": 1}).max_users == most_behind(rounded)
+
+
+def test_the_cohort_is_sorted_and_its_users_are_added() -> None:
+    plan = planned(users_of={"b": 7, "a": 5, "c": 3})
+    assert plan.cohort == ("a", "b", "c")
+    assert plan.settings["users"] == 15
+
+
+def test_head_items_follow_from_public_numbers() -> None:
+    default = small_scenario().model_copy(update={"statistics": Scenario().statistics})
+    assert head_items(default, 3000, 10_000) == 500
+    assert head_items(default, 60, 10_000) == 50
+    assert head_items(default, 60, 40) == 40
+    assert head_items(default, 10**6, 10_000) == 4000
+    weaker = default.model_copy(update={"privacy": default.privacy.model_copy(update={"epsilon": 2.0})})
+    assert head_items(weaker, 3000, 10_000) == 250
+    assert head_items(small_scenario({"privacy.mode": "off"}), 60, 40) == 20
+    assert head_items(small_scenario({"statistics.head": 99}), 60, 40) == 40
+
+
+def test_default_lengths_of_training() -> None:
+    assert gradient_rounds(Scenario()) < gradient_rounds(Scenario(recipe="gradients"))
+    assert fit_steps(small_scenario({"fit.steps": 3})) == 3
+    assert fit_steps(Scenario()) > 0

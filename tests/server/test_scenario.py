@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from privacy.errors import InputError
+from server.scenario import Scenario, load_scenario, override, parse_scenario
+
+
+def test_an_empty_file_is_the_built_in_scenario(tmp_path: Path) -> None:
+    (tmp_path / "s.toml").write_text("")
+    assert load_scenario(tmp_path / "s.toml") == Scenario()
+
+
+def test_a_file_is_read_and_options_go_over_it(tmp_path: Path) -> None:
+    (tmp_path / "s.toml").write_text('recipe = "statistics"\n[privacy]\nepsilon = 2\n[fit]\nsteps = 0\n')
+    scenario = override(load_scenario(tmp_path / "s.toml"), {"privacy.epsilon": 4.0, "simulation.clients": 7})
+    assert (scenario.recipe, scenario.privacy.epsilon, scenario.fit.steps) == ("statistics", 4.0, 0)
+    assert scenario.simulation.clients == 7
+    assert scenario.privacy.delta == Scenario().privacy.delta
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[privcy]\nepsilon = 1", "unknown setting 'privcy'; did you mean 'privacy'?"),
+        ("[privacy]\nepsilom = 1", "unknown setting 'privacy.epsilom'; did you mean 'privacy.epsilon'?"),
+        ("recepie = 'hybrid'", "unknown setting 'recepie'; did you mean 'recipe'?"),
+        ("zzzz = 1", "unknown setting 'zzzz'"),
+        ("recipe = 'hybird'", "recipe: Input should be 'statistics', 'gradients' or 'hybrid' (got 'hybird')"),
+        ("[privacy]\nepsilon = -1", "privacy.epsilon: Input should be greater than 0 (got -1)"),
+        ("[privacy]\nepsilon = 0", "privacy.epsilon: Input should be greater than 0 (got 0)"),
+        ("[privacy]\nepsilon = nan", "privacy.epsilon: Input should be"),
+        ("[privacy]\nepsilon = inf", "privacy.epsilon: Input should be a finite number"),
+        ("[privacy]\ndelta = 1.5", "privacy.delta: Input should be less than 1 (got 1.5)"),
+        (
+            "[privacy.noise_multipliers]\nstatistics = nan",
+            "privacy.noise_multipliers.statistics: Input should be",
+        ),
+        ("[privacy.noise_multipliers]\nstatistics = 0", "greater than 0"),
+        ("[shares]\nfit = -0.1", "shares.fit: Input should be greater than or equal to 0 (got -0.1)"),
+        (
+            "[federation]\nmin_clients = 2",
+            "federation.min_clients: Input should be greater than or equal to 3",
+        ),
+        ("seed = -1", "seed: Input should be greater than or equal to 0"),
+        ("[privacy]\nmode = 'off'\n[privacy.noise_multipliers]\nfit = 1", "contradict each other: drop one"),
+        ("epsilon = [", "is not valid TOML"),
+    ],
+)
+def test_every_mistake_is_one_line_that_names_it(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "scenario.toml"
+    path.write_text(text)
+    with pytest.raises(InputError) as error:
+        load_scenario(path)
+    assert message in str(error.value)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_files_that_are_not_there_or_not_text(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot read scenario .*No such file"):
+        load_scenario(tmp_path / "none.toml")
+    (tmp_path / "s.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="is not UTF-8 text"):
+        load_scenario(tmp_path / "s.toml")
+
+
+def test_several_mistakes_are_told_together() -> None:
+    with pytest.raises(InputError, match=r"greater than 0.*; .*'hybird'|'hybird'.*; .*greater than 0"):
+        parse_scenario({"recipe": "hybird", "privacy": {"epsilon": -2.0}}, source="s")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"privacy.epsilon": math.nan}, {"privacy.epsilon": -3.0}, {"encoder": "lstm"}]
+)
+def test_options_are_checked_like_files(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"^command line: "):
+        override(Scenario(), wrong)
