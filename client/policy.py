@@ -25,6 +25,7 @@ class ClientPolicy(BaseModel):
         allow_unprotected_encoder: whether the encoder may be fitted without noise, which exposes users of this client to
             each other (not to anybody outside).
         min_colluding: clients that must at least be assumed to collude when noise is shared.
+        min_group_users: fewest users of an activity group that the server may report on (detailed metrics).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -35,6 +36,7 @@ class ClientPolicy(BaseModel):
     allow_privacy_off: bool = False
     allow_unprotected_encoder: bool = False
     min_colluding: Annotated[int, Field(ge=0)] = 1
+    min_group_users: Annotated[int, Field(ge=1)] = 20
 
     def check(self, plan: FederationPlan, *, catalogue_sha256: str, users: int) -> None:
         """Agree to a plan, or say why not.
@@ -57,6 +59,7 @@ class ClientPolicy(BaseModel):
             )
         if users > plan.max_users:
             raise PolicyRefusal("too-many-users", f"the plan holds at most {plan.max_users} users a client")
+        self._check_groups(plan)
         if not plan.private:
             if not self.allow_privacy_off:
                 raise PolicyRefusal(
@@ -64,6 +67,19 @@ class ClientPolicy(BaseModel):
                 )
             return
         self._check_budget(plan)
+
+    def _check_groups(self, plan: FederationPlan) -> None:
+        """The server reads the sums of every group; what it may report of them is agreed before they are made."""
+        if not any(release.kind == "metrics-detail" for release in plan.releases):
+            return
+        try:
+            least = int(plan.settings["evaluation"]["min_group_users"])
+        except (KeyError, TypeError, ValueError):
+            raise PolicyRefusal("plan-incomplete", "the plan does not say what it means by a group") from None
+        if least < self.min_group_users:
+            raise PolicyRefusal(
+                "group-too-small", f"groups from {least} users; at least {self.min_group_users} required"
+            )
 
     def _check_budget(self, plan: FederationPlan) -> None:
         if plan.target_delta > self.delta:

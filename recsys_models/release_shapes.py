@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from recsys_models.errors import DataError
+from recsys_models.metrics.detail import DetailLayout
 from recsys_models.metrics.sums import METRIC_UNIT, metric_names
 from recsys_models.statistics import StatisticsLayout
 
@@ -41,7 +42,7 @@ def release_shape(
     """The shape of a release.
 
     Args:
-        kind: "popularity", "statistics", "gradients", "fit" or "metrics".
+        kind: "popularity", "statistics", "gradients", "fit", "metrics" or "metrics-detail".
         n_items: size of the catalogue.
         head: number of head items, once they are known.
         settings: the plan's settings.
@@ -60,8 +61,11 @@ def release_shape(
         return ReleaseShape(1, settings["fit"]["l2_clip_norm"])
     if kind == "metrics":
         return metrics_shape(private)
+    if kind == "metrics-detail":
+        detail = detail_layout(n_items, settings, private)
+        return ReleaseShape(detail.length, detail.l2_bound, detail.unit)
     raise DataError(
-        f"release kind {kind!r} is unknown; use popularity, statistics, gradients, fit or metrics"
+        f"release kind {kind!r} is unknown; use popularity, statistics, gradients, fit, metrics or metrics-detail"
     )
 
 
@@ -71,6 +75,16 @@ def metrics_shape(private: bool) -> ReleaseShape:
     unit = _NOISY_METRIC_UNIT if private else METRIC_UNIT
     # Rounded up to the grid, so that a user with every hit is not scaled down.
     return ReleaseShape(length, math.ceil(math.sqrt(length) / unit) * unit, unit)
+
+
+def detail_layout(n_items: int, settings: Mapping[str, Any], private: bool) -> DetailLayout:
+    """The agreed layout of the detailed metric release.
+
+    Raises:
+        DataError: the plan's settings give no usable groups.
+    """
+    bounds = settings["evaluation"]["group_bounds"]
+    return DetailLayout(n_items, tuple(bounds), _NOISY_METRIC_UNIT if private else METRIC_UNIT)
 
 
 def statistics_layout(head: int, settings: Mapping[str, Any]) -> StatisticsLayout:

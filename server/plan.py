@@ -16,6 +16,7 @@ from privacy.errors import InputError
 from server.scenario import Scenario
 
 _HEAD_WITHOUT_NOISE = 4000
+DETAIL_FROM_USERS = 5000
 
 
 def make_plan(
@@ -105,7 +106,21 @@ def _releases(scenario: Scenario, users: int) -> tuple[ScheduledRelease, ...]:
             )
         )
     releases.append(ScheduledRelease("metrics-final", "metrics", shares.metrics * 0.7))
+    if detail_is_on(scenario, users):
+        releases.append(ScheduledRelease("metrics-detail", "metrics-detail", shares.metrics_detail))
     return tuple(releases)
+
+
+def detail_is_on(scenario: Scenario, users: int) -> bool:
+    """Whether the detailed metrics are released; "auto" asks whether their noise would say anything.
+
+    A group's recall@10 has a noise half-width of 1.96 sqrt(3) z S / n_g (three cells, S the L2 bound) beside a sampling
+    half-width of 1.96 sqrt(p (1 - p) / n_g). With n_g = n / G they are equal at n = 3 G z^2 S^2 / (p (1 - p)), which is
+    about 5,000 at the default budget and p = 0.1 (``docs/evaluation.md``).
+    """
+    if scenario.evaluation.detail == "auto":
+        return not scenario.private or users >= DETAIL_FROM_USERS
+    return scenario.evaluation.detail == "on"
 
 
 def gradient_rounds(scenario: Scenario) -> int:
@@ -160,6 +175,11 @@ def _settings(scenario: Scenario, users: int, n_items: int) -> dict[str, object]
             "l2_clip_norm": scenario.fit.l2_clip_norm,
             "learning_rate": scenario.fit.learning_rate or _fit_learning_rate(scenario),
             "batch_users": 64,
+        },
+        "evaluation": {
+            "group_bounds": list(scenario.evaluation.group_bounds),
+            "min_group_users": scenario.evaluation.min_group_users,
+            "diversity": scenario.evaluation.diversity,
         },
     }
 

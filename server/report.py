@@ -17,6 +17,7 @@ from server.report_tables import PRIVACY_OFF, Report, Table, all_tables, is_priv
 KEY_ORDER = (
     "metrics",
     "baselines",
+    "detail",
     "privacy",
     "left_the_client",
     "item_tower_sha256",

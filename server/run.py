@@ -131,6 +131,8 @@ def make_report(federation: Federation, *, seconds: float) -> Report:
             "popularity": _estimates(final.popularity, final.users),
             "random": _estimates(random_quality(final.users, federation.n_items, 0.0), final.users),
         }
+    if outcome.detail is not None:
+        report["detail"] = outcome.detail
     if "item_tower" in outcome.arrays:
         report["item_tower_sha256"] = tower_sha256(outcome.arrays["item_tower"])
     return report
