@@ -158,6 +158,33 @@ def demo_attacks(
     finish(result, ok=result["ok"], check=check)
 
 
+@bench.command("accountant")
+def bench_accountant(as_json: AsJson = False, check: Check = False) -> None:
+    """Ours beside dp-accounting, Opacus PRV, the closed formula and values on record, in ten settings."""
+    from simulations.bench_accountant import format_table, run
+
+    result = run()
+    show(result, as_json=as_json, lines=[format_table(result)])
+    finish(ok=result["ok"], check=check)
+
+
+@demo.command("ledger")
+def demo_ledger(
+    crash_schedules: Annotated[
+        int, typer.Option("--crash-schedules", help="Lives of a population, each with one to three kills.")
+    ] = 500,
+    seed: Annotated[int, typer.Option("--seed", help="Of who is killed where.")] = 0,
+    as_json: AsJson = False,
+    check: Check = False,
+) -> None:
+    """Kill server and client at every step of a release: no overspend, no release without an entry."""
+    from simulations.ledger_crashes import lines_of, run
+
+    result = run(crash_schedules, seed)
+    show(result, as_json=as_json, lines=lines_of(result))
+    finish(ok=result["ok"], check=check)
+
+
 def read_scenario(path: Path | None, changes: dict[str, Any]) -> Any:
     """A scenario file, or the built-in scenario, with command-line options over it."""
     from server.scenario import Scenario as Model
