@@ -14,13 +14,13 @@ from privacy.release_terms import ReleaseTerms
 from recsys_models.metrics.detail import KS, LIST_LENGTH, DetailLayout
 from recsys_models.metrics.detail_reading import DetailSums, GroupSums, read_detail, recall_gap
 from recsys_models.metrics.intervals import Estimate
-from recsys_models.metrics.lists import covered, gini
+from recsys_models.metrics.lists import gini, shown_threshold
 from server.secure_round import SecureSum
 
 Facts = dict[str, Any]
 
 IDENTITIES = (
-    "one relevant item a user: hit rate@K = recall@K = hits@K / users, precision@K = recall@K / K, "
+    "One relevant item a user: hit rate@K = recall@K = hits@K / users, precision@K = recall@K / K, "
     "MAP@10 = MRR cut at 10"
 )
 _GAP_AT = 10
@@ -118,12 +118,12 @@ def _gap(sums: DetailSums, layout: DetailLayout, shown: list[int]) -> Facts:
 def _exposure(sums: DetailSums, layout: DetailLayout, users: float) -> Facts:
     """Coverage and Gini; a cell that noise may explain counts as never shown, so Gini is rather too large.
 
-    Its lower reading spreads the showings that no covered cell explains evenly over the others.
+    Its lower end spreads the showings that no covered cell explains evenly over the others. Neither is a 95 % interval.
     """
     noise_sd, cells = sums.exposure_noise_sd, layout.exposure_cells
-    surely = covered(sums.exposure, noise_sd)
+    surely = sums.exposure > shown_threshold(noise_sd)
     kept = np.where(surely, sums.exposure, 0.0)
-    rest = max(0.0, users * LIST_LENGTH - float(kept.sum())) if noise_sd else 0.0
+    rest = max(0.0, users * LIST_LENGTH - float(kept.sum()))
     n_rest = int((~surely).sum())
     spread = np.where(surely, kept, rest / max(n_rest, 1))
     count = int(surely.sum())
@@ -132,10 +132,13 @@ def _exposure(sums: DetailSums, layout: DetailLayout, users: float) -> Facts:
             "value": count / cells,
             "covered": count,
             "of": cells,
-            "cell": "item" if layout.n_items == cells else "hash bucket",
-            "shown_more_often_than": max(0.5, 3.09 * noise_sd),
+            "cells": "items" if layout.n_items == cells else "hash buckets",
+            "shown_more_often_than": shown_threshold(noise_sd),
         },
-        f"gini@{LIST_LENGTH}": {"value": gini(kept), "low": gini(spread), "high": gini(kept)},
+        f"gini@{LIST_LENGTH}": {
+            "value": gini(kept),
+            **({"low": gini(spread), "high": gini(kept)} if noise_sd else {}),
+        },
     }
 
 

@@ -10,13 +10,16 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
+from privacy.accounting.calibration import gaussian_mu
 from privacy.accounting.plan import FederationPlan, choose_noise
 from privacy.accounting.schedule import ScheduledRelease, fit_to_budget
 from privacy.errors import InputError
+from recsys_models.metrics.detail import DetailLayout
 from server.scenario import Scenario
 
 _HEAD_WITHOUT_NOISE = 4000
-DETAIL_FROM_USERS = 5000
+_DETAIL_FROM_USERS = 5000
+_REFERENCE_RECALL = 0.15
 
 
 def make_plan(
@@ -106,21 +109,39 @@ def _releases(scenario: Scenario, users: int) -> tuple[ScheduledRelease, ...]:
             )
         )
     releases.append(ScheduledRelease("metrics-final", "metrics", shares.metrics * 0.7))
-    if detail_is_on(scenario, users):
+    if _detail_is_on(scenario, users, sum(release.share for release in releases)):
         releases.append(ScheduledRelease("metrics-detail", "metrics-detail", shares.metrics_detail))
     return tuple(releases)
 
 
-def detail_is_on(scenario: Scenario, users: int) -> bool:
-    """Whether the detailed metrics are released; "auto" asks whether their noise would say anything.
-
-    A group's recall@10 has a noise half-width of 1.96 sqrt(3) z S / n_g (three cells, S the L2 bound) beside a sampling
-    half-width of 1.96 sqrt(p (1 - p) / n_g). With n_g = n / G they are equal at n = 3 G z^2 S^2 / (p (1 - p)), which is
-    about 5,000 at the default budget and p = 0.1 (``docs/evaluation.md``).
-    """
+def _detail_is_on(scenario: Scenario, users: int, other_shares: float) -> bool:
     if scenario.evaluation.detail == "auto":
-        return not scenario.private or users >= DETAIL_FROM_USERS
+        return not scenario.private or users >= detail_from_users(scenario, other_shares)
     return scenario.evaluation.detail == "on"
+
+
+def detail_from_users(scenario: Scenario, other_shares: float) -> float:
+    """Enrolled users from which the noise of the detailed metrics says no less than the sampling of users does.
+
+    Recall@10 of a group of n / G users is a sum of three cells over that number: its noise has the half-width
+    1.96 sqrt(3) z S G / n (S the L2 bound, z the noise multiplier), its sampling 1.96 sqrt(p (1 - p) G / n). They are
+    equal at n = 3 G z^2 S^2 / (p (1 - p)); with p = 0.15 this is about 5,000 at epsilon = 8 and 190,000 at epsilon = 1.
+    Never below 5,000.
+
+    Args:
+        scenario: its budget, shares and groups.
+        other_shares: of mu^2, together, of the plan's other releases.
+    """
+    share = scenario.shares.metrics_detail
+    if share == 0.0:
+        return math.inf
+    mu = gaussian_mu(scenario.privacy.epsilon, scenario.privacy.delta)
+    squared_multiplier = (other_shares + share) / share / mu**2
+    # The bound is the same for every catalogue; only its grid is needed.
+    layout = DetailLayout(1, scenario.evaluation.group_bounds, 2.0**-10)
+    variance = _REFERENCE_RECALL * (1.0 - _REFERENCE_RECALL)
+    equal = 3.0 * layout.n_groups * squared_multiplier * layout.l2_bound**2 / variance
+    return max(float(_DETAIL_FROM_USERS), equal)
 
 
 def gradient_rounds(scenario: Scenario) -> int:

@@ -16,6 +16,16 @@ PRIVACY_OFF = "PRIVACY OFF: no noise, no budget. What left the clients is not pr
 METRICS = ("recall@10", "recall@20", "ndcg@10")
 METRIC_TITLES = {"recall": "Recall", "ndcg": "NDCG", "mrr": "MRR", "hr": "HR"}
 
+_DETAIL_COLUMNS = {
+    "recall@50": "Recall@50",
+    "ndcg@10": "NDCG@10",
+    "mrr": "MRR",
+    "map@10": "MAP@10",
+    "novelty": "novelty",
+    "new_to_user": "new to user",
+    "diversity": "diversity",
+}
+
 KIND_NOTES = {
     "user_encoder": "weights of the user encoder: they stay",
     "masked_popularity": "item counts",
@@ -92,6 +102,51 @@ def quality(report: Report) -> Table | None:
         )
     header = ("", "fedtower", "95 % interval", *baselines, "n")
     return Table("Quality", header, rows, "Full-catalogue ranking; all columns on the same users.")
+
+
+def groups(report: Report) -> Table | None:
+    """The detailed metrics of each activity group and of all; a group that may not be shown has its reason instead."""
+    detail: Report = report.get("detail") or {}
+    if not detail:
+        return None
+    rows = [
+        _group_row(str(group.get("events", "?")), group)
+        for group in [*(detail.get("groups") or []), {"events": "all", **(detail.get("all") or detail)}]
+    ]
+    header = ("training events", "users", "Recall@10", "95 % interval", *_DETAIL_COLUMNS.values(), "")
+    note = f"{detail.get('identities', '')}; novelty in bits, diversity by {detail.get('diversity_by', '?')}."
+    return Table("Quality by activity", header, rows, note, frozenset({0, len(header) - 1}))
+
+
+def _group_row(name: str, group: Report) -> tuple[str, ...]:
+    metrics: Mapping[str, Mapping[str, Any]] = group.get("metrics") or {}
+    recall = metrics.get("recall@10") or {}
+    users = group.get("users")
+    return (
+        name,
+        "–" if users is None else f"{users:,.0f}",
+        number(recall.get("value")),
+        interval(recall),
+        *(number((metrics.get(column) or {}).get("value")) for column in _DETAIL_COLUMNS),
+        str(group.get("suppressed", "")),
+    )
+
+
+def exposure(report: Report) -> Table | None:
+    """Coverage, concentration and the gap between groups."""
+    detail: Report = report.get("detail") or {}
+    cover, gini, gap = (detail.get(key) or {} for key in ("coverage@10", "gini@10", "recall_gap@10"))
+    rows: list[tuple[str, ...]] = []
+    if cover:
+        share = f"{cover['covered']:,} of {cover['of']:,} {cover['cells']}"
+        more = f"{share}, each in more than {cover['shown_more_often_than']:.1f} lists"
+        rows.append(("coverage@10", number(cover["value"]), "", more))
+    if gini:
+        rows.append(("Gini@10", number(gini["value"]), interval(gini), "of exposure; 0 is even"))
+    if gap:
+        between = gap.get("suppressed") or f"group {gap['largest']} less group {gap['smallest']}"
+        rows.append(("Recall@10 gap", number(gap.get("value")), interval(gap), str(between)))
+    return Table("Exposure and gaps", ("", "value", "range", ""), rows, text_columns=frozenset({0, 3}))
 
 
 def budget(report: Report) -> Table | None:
@@ -203,7 +258,18 @@ def timings(report: Report) -> Table | None:
 
 def all_tables(report: Report) -> list[Table]:
     """The tables of a report, in reading order, without those that the run has nothing for."""
-    makers = (quality, budget, departures, exact_metrics, cleaning, dropouts, timings, provenance)
+    makers = (
+        quality,
+        groups,
+        exposure,
+        budget,
+        departures,
+        exact_metrics,
+        cleaning,
+        dropouts,
+        timings,
+        provenance,
+    )
     tables = (make(report) for make in makers)
     return [table for table in tables if table is not None and table.rows]
 

@@ -102,7 +102,8 @@ class EvaluationSection(_Section):
     """The detailed metric release, beside the core one (``docs/evaluation.md``).
 
     Attributes:
-        detail: "auto" makes it where its noise says something: without privacy, or from 5,000 enrolled users on.
+        detail: "auto" makes it where its noise is not all it says: without privacy, or from 5,000 enrolled users on at
+            epsilon = 8, from more at smaller budgets (``server.plan.detail_from_users``).
         group_bounds: least number of training events of each activity group but the first. Public: never chosen on data.
         min_group_users: groups that surely have fewer users are not reported; a client's policy may ask for more.
         diversity: what tells two items of a list apart: vectors of the item tower, or attributes of the catalogue.

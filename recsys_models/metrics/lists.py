@@ -16,8 +16,7 @@ from recsys_models.errors import DataError
 
 Lists = NDArray[np.int64]
 
-COVERED_Z = 3.090232306167813
-"""One cell in a thousand passes it by noise alone."""
+_COVERED_Z = 3.090232306167813  # one in a thousand of a normal law lies above
 
 
 def top_lists(
@@ -149,9 +148,9 @@ def exposure_cell(n_items: int, cells: int) -> NDArray[np.int64]:
     return ((mixed ^ (mixed >> np.uint64(31))) % np.uint64(cells)).astype(np.int64)
 
 
-def covered(exposure: NDArray[np.float64], noise_sd: float) -> NDArray[np.bool_]:
-    """Which cells were surely shown: any count without noise, else more than noise reaches in 999 cells of 1000."""
-    return exposure > max(0.5, COVERED_Z * noise_sd)
+def shown_threshold(noise_sd: float) -> float:
+    """An exposure above it was surely shown: any without noise, else what noise alone passes in one cell of 1000."""
+    return max(0.5, _COVERED_Z * noise_sd)
 
 
 def gini(exposure: NDArray[np.float64]) -> float:
