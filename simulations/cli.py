@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from simulations.cli_options import SpacedLists, finish, whole_number
+from simulations.cli_options import SpacedLists, finish, positive_number, whole_number
 
 Scenario = Annotated[
     Path | None,
@@ -120,7 +120,58 @@ def bench_secagg(
     )
     result["shortfalls"] = shortfalls(result)
     show(result, as_json=as_json, lines=[format_table(result), *result["shortfalls"]])
-    finish(result, ok=result["ok"] and not result["shortfalls"], check=check)
+    finish(ok=result["ok"] and not result["shortfalls"], check=check)
+
+
+@bench.command("quality", cls=SpacedLists)
+def bench_quality(
+    dataset: Annotated[str, typer.Argument(help="built-in, ml-100k, ml-1m, amazon-beauty, or a path.")],
+    epsilon: Annotated[list[str], typer.Option("--epsilon", help="Budgets, e.g. inf 8 4 1.")] = ["inf", "8"],  # noqa: B006
+    seeds: Annotated[int, typer.Option("--seeds", help="Runs for each budget.")] = 3,
+    scenario: Annotated[Path | None, typer.Option("--scenario", help="Everything else.")] = None,
+    clients: Clients = None,
+    encoder: Encoder = None,
+    recipe: Recipe = None,
+    within_client: Annotated[
+        bool | None,
+        typer.Option("--protect-within-client/--no-protect-within-client", help="See docs/privacy.md."),
+    ] = None,
+    baselines: Annotated[
+        bool, typer.Option("--baselines/--no-baselines", help="Central baselines too.")
+    ] = True,
+    out: Annotated[Path, typer.Option("--out", help="Finished runs are kept here and not repeated.")] = Path(
+        "runs/bench-quality"
+    ),
+    as_json: AsJson = False,
+    check: Check = False,
+) -> None:
+    """Recall and NDCG of the federation at several budgets, beside every baseline, on the same users."""
+    from rich.console import Console
+
+    from server.console import RunProgress
+    from simulations.bench_quality import draw, format_table, run
+
+    changes = {
+        "simulation.clients": clients,
+        "encoder": encoder,
+        "recipe": recipe,
+        "privacy.protect_within_client": within_client,
+    }
+    chosen = read_scenario(scenario, changes)
+    with RunProgress(Console(quiet=True)) as watcher:
+        result = run(
+            dataset,
+            [positive_number(e) for e in epsilon],
+            seeds,
+            scenario=chosen,
+            folder=out,
+            watcher=watcher,
+            baselines=baselines,
+            say=lambda line: typer.echo(line, err=True),
+        )
+    draw(result, out / f"{Path(dataset).name}.png")
+    show(result, as_json=as_json, lines=[format_table(result), *result["shortfalls"]])
+    finish(ok=result["ok"], check=check)
 
 
 @demo.command("secagg")
@@ -140,7 +191,7 @@ def demo_secagg(
 
     result = run(clients, dropout, schedules, whole_number(words), seed)
     show(result, as_json=as_json, lines=[format_table(result)])
-    finish(result, ok=result["ok"], check=check)
+    finish(ok=result["ok"], check=check)
 
 
 @demo.command("attacks", cls=SpacedLists)
@@ -155,7 +206,7 @@ def demo_attacks(
 
     result = run(tuple(attack) if attack else ATTACKS, seed)
     show(result, as_json=as_json, lines=[format_table(result)])
-    finish(result, ok=result["ok"], check=check)
+    finish(ok=result["ok"], check=check)
 
 
 @bench.command("accountant")

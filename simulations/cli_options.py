@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 from typer.core import TyperCommand
 
@@ -52,7 +50,22 @@ def whole_number(text: str) -> int:
     return int(value)
 
 
-def finish(result: dict[str, Any], *, ok: bool, check: bool) -> None:
+def positive_number(text: str) -> float:
+    """Read ``8``, ``0.5`` or ``inf``.
+
+    Raises:
+        InputError: not a number above 0.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not value > 0:
+        raise InputError(f"{text!r} is not a number above 0: write 8, 0.5 or inf")
+    return value
+
+
+def finish(*, ok: bool, check: bool) -> None:
     """End with status 1 when a check was asked for and the figure falls short."""
     if check and not ok:
         raise click.exceptions.Exit(1)
