@@ -24,6 +24,7 @@ class SpacedLists(TyperCommand):
         }
         spelled: list[str] = []
         current: str | None = None
+        fresh = False
         for argument in args:
             if argument.startswith("--"):
                 current = argument if argument in repeatable else None

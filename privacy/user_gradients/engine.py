@@ -17,6 +17,7 @@ parameters act only through modules that Opacus hooks; and ``loss_fn`` gives los
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
@@ -30,6 +31,10 @@ from privacy.user_gradients.gradients import UserGradients, gather, no_users
 
 if TYPE_CHECKING:
     from opacus import GradSampleModule
+
+# torch notes that hooked modules whose inputs need no gradient report output gradients: that is intended. Set once and not
+# around each pass, because `warnings.catch_warnings` is not safe where several clients train in threads.
+warnings.filterwarnings("ignore", message="Full backward hook is firing")
 
 LossFn = Callable[[nn.Module, Tensor], Tensor]
 """``(encoder, vectors [B, R, d]) -> losses [B]``; loss u depends on ``vectors[u]`` and on user u's own data
@@ -64,6 +69,8 @@ def wrap_encoder(encoder: nn.Module) -> GradSampleModule:
                 f"{type(module).__name__} with parameters of its own; build it from nn.Linear, nn.LayerNorm, "
                 "nn.Embedding or nn.Conv1d"
             )
+    # With a frozen tower no input of the first layer needs a gradient; torch warns although the hooks are right.
+    warnings.filterwarnings("ignore", message="Full backward hook is firing")
     try:
         return GradSampleModule(encoder.train(), batch_first=True, loss_reduction="sum", strict=True)
     except (NotImplementedError, ValueError) as error:
