@@ -1,0 +1,190 @@
+"""The local halves of gradients and fit: what one user can change, and what stays when nobody is drawn."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from client.encoder_fit import EncoderFit
+from client.gradients import GradientTrainer
+from client.model import ClientModel
+from client.public_state import PublicState
+from privacy.accounting.schedule import ScheduledRelease
+from privacy.randomness import SeededRandomness
+from privacy.release_terms import ReleaseTerms, release_terms
+from tests.privacy.accounting.test_plan import plan
+
+N, DIM, CLIP = 30, 4, 0.05
+RANDOM = np.random.default_rng(0)
+HISTORIES = [RANDOM.integers(0, N, size=length) for length in (9, 4, 2, 12, 3, 7, 5, 8)]
+SETTINGS: dict[str, Any] = {
+    "encoder": "mean-pool",
+    "dim": DIM,
+    "max_length": 8,
+    "blocks": 1,
+    "private": True,
+    "gradients": {
+        "negatives": 5,
+        "l2_clip_norm": CLIP,
+        "sampling_probability": 0.5,
+        "client_learning_rate": 0.1,
+    },
+    "fit": {"l2_clip_norm": CLIP, "learning_rate": 0.01},
+}
+
+
+def public() -> PublicState:
+    state = PublicState(N, DIM)
+    state.update(
+        {
+            "popularity": np.arange(1, N + 1, dtype=np.float32),
+            "item_tower": RANDOM.normal(size=(N, DIM)).astype(np.float32),
+        }
+    )
+    return state
+
+
+PUBLIC = public()
+
+
+def terms(kind: str, *, q: float = 0.5, steps: int = 1, noise_multiplier: float = 1.0) -> ReleaseTerms:
+    release = ScheduledRelease(
+        kind, kind, 1.0, steps=steps, sampling_probability=q, noise_multiplier=noise_multiplier
+    )
+    agreed = plan(releases=(release,))
+    return release_terms(agreed, kind, length=N * DIM if kind == "gradients" else 1, l2_clip_norm=CLIP)
+
+
+def trainer(histories: list[np.ndarray], seed: int = 1) -> GradientTrainer:
+    model = ClientModel(SETTINGS, b"s")
+    return GradientTrainer(
+        model, histories, PUBLIC, SETTINGS, users=len(histories), randomness=SeededRandomness(seed)
+    )
+
+
+def fit(histories: list[np.ndarray], seed: int = 1) -> tuple[ClientModel, EncoderFit]:
+    model = ClientModel(SETTINGS, b"s")
+    return model, EncoderFit(
+        model, histories, PUBLIC, SETTINGS, users=len(histories), randomness=SeededRandomness(seed)
+    )
+
+
+def weights(model: ClientModel) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.recommender.parameters()]).clone()
+
+
+def test_one_user_changes_the_joint_gradient_by_at_most_the_bound() -> None:
+    t = terms("gradients")
+    everybody = np.arange(len(HISTORIES))
+    for left_out in range(1, len(HISTORIES) + 1):
+        # The last user draws last, so that leaving her out leaves everybody else's negatives as they are.
+        sums = []
+        for users in (everybody[:left_out], everybody[: left_out - 1]):
+            one = trainer(HISTORIES)
+            one._randomness = SeededRandomness(7)
+            sums.append(one.joint_sum(users, t).values)
+            one.close()
+        difference = int(((sums[0] - sums[1]) ** 2).sum())
+        assert (0.99 * t.l2_bound) ** 2 < difference <= t.l2_bound**2  # the clip norm is small: it binds
+
+
+def test_a_round_that_draws_nobody_is_noise_of_the_stated_width() -> None:
+    t = terms("gradients", q=1e-9)
+    one = trainer(HISTORIES)
+    drawn = np.concatenate([one.step(t) for _ in range(40)])
+    share = t.total_sigma / np.sqrt(t.honest_survivors)
+    assert np.std(drawn) == pytest.approx(share, rel=4 / np.sqrt(2 * drawn.size))
+    one.close()
+
+
+def test_a_round_moves_the_encoder_and_repeats_with_its_seed() -> None:
+    results = []
+    for seed in (1, 1, 2):
+        one = trainer(HISTORIES, seed)
+        before = torch.cat([p.detach().flatten() for p in one._raw_encoder.parameters()])
+        tower = one.step(terms("gradients", q=1.0))
+        one.close()
+        after = torch.cat([p.detach().flatten() for p in one._raw_encoder.parameters()])
+        assert not torch.equal(before, after)
+        assert tower.shape == (N * DIM,)
+        results.append(tower)
+    assert np.array_equal(results[0], results[1])
+    assert not np.array_equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("histories", [[], [np.array([3])], [np.array([3, 5])]])
+def test_clients_with_hardly_any_data_still_answer(histories: list[np.ndarray]) -> None:
+    one = trainer(histories)
+    assert one.step(terms("gradients", q=1.0)).any()
+    one.close()
+
+
+def test_users_train_on_head_items_only() -> None:
+    state = public()
+    state.update({"head": np.array([2, 3, 5, 8])})
+    model = ClientModel(SETTINGS, b"s")
+    one = GradientTrainer(
+        model,
+        [np.array([2, 9, 3]), np.array([8, 5, 8, 20])],
+        state,
+        SETTINGS,
+        users=2,
+        randomness=SeededRandomness(0),
+    )
+    small = replace(terms("gradients", q=1.0), length=4 * DIM, private=False)
+    assert one.step(small).shape == (4 * DIM,)
+    one.close()
+
+
+def test_a_private_fit_that_draws_nobody_still_moves_by_its_noise() -> None:
+    model, one = fit(HISTORIES)
+    before = weights(model)
+    one.private(terms("fit", q=1e-9, steps=3))
+    after = weights(model)
+    assert not torch.equal(before, after)
+    assert bool(after.isfinite().all())
+    # The hooks are gone: the model can be wrapped again.
+    one.private(terms("fit", q=1.0, steps=1))
+
+
+def test_a_private_fit_repeats_with_its_seed_alone() -> None:
+    found = []
+    for seed in (1, 1, 2):
+        model, one = fit(HISTORIES, seed)
+        one.private(terms("fit", q=1.0, steps=2))
+        found.append(weights(model))
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+def test_users_with_nothing_to_predict_leave_the_model_as_it_was() -> None:
+    model, one = fit([np.array([1]), np.zeros(0, dtype=np.int64)])
+    before = weights(model)
+    one.private(terms("fit", q=1.0, steps=2))
+    one.ordinary(30, 8)
+    assert torch.equal(before, weights(model))
+
+
+def test_few_users_are_not_fitted_without_noise() -> None:
+    model, one = fit(HISTORIES)  # eight: a held-out fifth would be one user
+    before = weights(model)
+    one.ordinary(40, 8)
+    assert torch.equal(before, weights(model))
+
+
+@pytest.mark.parametrize("steps", [5, 40])
+def test_an_ordinary_fit_keeps_only_what_held_out_users_confirm(steps: int) -> None:
+    # Everybody walks the same circle: easy to learn, whatever the start.
+    walks = [np.arange(start, start + 8) % N for start in range(N)]
+    model, one = fit(walks)
+    everybody = np.arange(len(walks))
+    before, start = one._reciprocal_rank(everybody), weights(model)
+    one.ordinary(steps, 16)
+    after = one._reciprocal_rank(everybody)
+    assert after > before or torch.equal(weights(model), start)
+    if steps == 40:
+        assert after > before
