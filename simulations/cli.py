@@ -47,10 +47,14 @@ def simulate(
     seed: Seed = None,
     out: Out = None,
     as_json: AsJson = False,
+    user_column: Annotated[str, typer.Option(help="What the log calls its users.")] = "user_id",
+    item_column: Annotated[str, typer.Option(help="What the log calls its items.")] = "item_id",
+    timestamp_column: Annotated[str, typer.Option(help="What the log calls its times.")] = "timestamp",
 ) -> None:
     """Run a whole federation on this machine: real client handlers, real messages, one process."""
     from rich.console import Console
 
+    from recsys_models.data.schema import LogColumns
     from server.console import RunProgress, print_summary
     from server.report import report_json
     from simulations.run import simulate as run_simulation
@@ -66,12 +70,13 @@ def simulate(
             "seed": seed,
         },
     )
+    columns = LogColumns(user=user_column, item=item_column, timestamp=timestamp_column)
     folder = out or run_folder(chosen.name if data is None else data.resolve().name)
     console = Console(stderr=True, quiet=as_json)
     with RunProgress(
         console, epsilon_budget=chosen.privacy.epsilon, privacy_off=not chosen.private
     ) as watcher:
-        report = run_simulation(chosen, folder, watcher, data=data)
+        report = run_simulation(chosen, folder, watcher, data=data, columns=columns)
     if as_json:
         typer.echo(report_json(report))
     else:

@@ -19,6 +19,7 @@ from privacy.randomness import SeededRandomness
 from privacy.secagg.keys import Identity, Roster
 from recsys_models.data.adapters import load
 from recsys_models.data.dataset import Dataset
+from recsys_models.data.schema import LogColumns
 from recsys_models.metrics.intervals import mean_estimate
 from recsys_models.metrics.ranking import mean_metrics, target_ranks
 from server.federation import Federation, Watcher
@@ -48,11 +49,11 @@ class Simulation:
     roster: Roster
 
 
-def load_dataset(scenario: Scenario, data: Path | None) -> Dataset:
-    """The data set of a simulation: a path, or the built-in log."""
+def load_dataset(scenario: Scenario, data: Path | None, columns: LogColumns | None = None) -> Dataset:
+    """The data set of a simulation: a path, or the built-in log; ``columns`` name a log's own."""
     path = data or (Path(scenario.simulation.data) if scenario.simulation.data else None)
     if path is not None:
-        return load(path)
+        return load(path, columns=columns)
     return synthetic_log(scenario.simulation.users, scenario.simulation.items, seed=scenario.seed or 0)
 
 
@@ -119,6 +120,7 @@ def simulate(
     watcher: Watcher,
     *,
     data: Path | None = None,
+    columns: LogColumns | None = None,
     fault: Fault = no_faults,
 ) -> Report:
     """Run a scenario on this machine and write its run folder.
@@ -128,6 +130,7 @@ def simulate(
         out: run folder; must not hold a run yet.
         watcher: is told of progress.
         data: a data set instead of the scenario's.
+        columns: what its log calls users, items and times.
         fault: loses answers (``simulations.faults``).
 
     Returns:
@@ -136,7 +139,7 @@ def simulate(
     require_empty(out)
     if scenario.seed is None:
         scenario = scenario.model_copy(update={"seed": 0})
-    dataset = load_dataset(scenario, data)
+    dataset = load_dataset(scenario, data, columns)
     simulation = build_simulation(scenario, dataset, out / "clients")
     exact: dict[str, dict[str, float]] = {}
 
