@@ -78,18 +78,17 @@ def weights(model: ClientModel) -> torch.Tensor:
 
 
 def test_one_user_changes_the_joint_gradient_by_at_most_the_bound() -> None:
-    t = terms("gradients")
+    t, one = terms("gradients"), trainer(HISTORIES)
     everybody = np.arange(len(HISTORIES))
-    for left_out in range(1, len(HISTORIES) + 1):
+    for count in everybody + 1:
         # The last user draws last, so that leaving her out leaves everybody else's negatives as they are.
         sums = []
-        for users in (everybody[:left_out], everybody[: left_out - 1]):
-            one = trainer(HISTORIES)
+        for users in (everybody[:count], everybody[: count - 1]):
             one._randomness = SeededRandomness(7)
             sums.append(one.joint_sum(users, t).values)
-            one.close()
         difference = int(((sums[0] - sums[1]) ** 2).sum())
         assert (0.99 * t.l2_bound) ** 2 < difference <= t.l2_bound**2  # the clip norm is small: it binds
+    one.close()
 
 
 def test_a_round_that_draws_nobody_is_noise_of_the_stated_width() -> None:
