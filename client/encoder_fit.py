@@ -119,7 +119,7 @@ class EncoderFit:
         for step in range(1, steps + 1):
             picked = self._randomness.integers(len(training), min(batch_users, len(training)))
             self._ordinary_step(recommender, optimizer, self._batch(training[picked]))
-            if step % _LOOK_EVERY == 0:
+            if step % _LOOK_EVERY == 0 or step == steps:
                 reached = self._reciprocal_rank(held_out)
                 if reached > best:
                     best, best_state = reached, _copy(recommender)
