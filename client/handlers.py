@@ -230,7 +230,7 @@ class ClientHandlers:
         terms = self._terms(release)
         self._check_header(header, request.task, terms)
         self._check_turn(release, request.task)
-        values = self._charged(release, lambda: self._values(release, request.task, terms))
+        values = self._charged(terms, lambda: self._values(release, request.task, terms))
         schema = terms.schema(len(self.plan.cohort))
         return self._secagg.upload(header, schema, {SECTION: values}, is_noised=self.plan.private)
 
@@ -262,17 +262,16 @@ class ClientHandlers:
             )
         self._rounds_done[release.name] = step + 1
 
-    def _charged(
-        self, release: ScheduledRelease, compute: Callable[[], NDArray[np.int64]]
-    ) -> NDArray[np.int64]:
+    def _charged(self, terms: ReleaseTerms, compute: Callable[[], NDArray[np.int64]]) -> NDArray[np.int64]:
         """Reserve before data is read, commit before anything leaves; a crash in between counts as spent.
 
         All steps of a release are reserved together when the first is asked for.
         """
-        if not self.plan.private or release.name in self._charged_releases:
+        name = terms.release.name
+        if not self.plan.private or name in self._charged_releases:
             return compute()
-        reservation = self.ledger.reserve(release.event())
-        self._charged_releases.add(release.name)
+        reservation = self.ledger.reserve(terms.event(simulated=self._randomness.is_simulated))
+        self._charged_releases.add(name)
         values = compute()
         self.ledger.commit(reservation)
         return values
@@ -358,7 +357,7 @@ class ClientHandlers:
                 raise ProtocolError(f"release {release.name!r} is of kind {release.kind!r}, not a fit")
             self._check_turn(release, Task(task.name, {"step": release.steps - 1}))
             terms = self._terms(release)
-            reservation = self.ledger.reserve(release.event())
+            reservation = self.ledger.reserve(terms.event(simulated=self._randomness.is_simulated))
             self._encoder_fit().private(terms)
             self.ledger.commit(reservation)
         else:

@@ -7,11 +7,12 @@ the round is refused before anything is masked.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from privacy.accounting.events import ReleaseEvent
 from privacy.accounting.plan import FederationPlan
 from privacy.accounting.schedule import ScheduledRelease
 from privacy.bounded import BoundedSum, UserContributions, clip_and_sum
@@ -60,6 +61,23 @@ class ReleaseTerms:
         if noise_multiplier is None:
             raise InputError(f"release {self.release.name!r} has no noise_multiplier: fit the schedule first")
         return noise_multiplier * self.l2_bound
+
+    def event(self, *, simulated: bool) -> ReleaseEvent:
+        """The event to reserve, with the facts that a certificate states beside it.
+
+        Args:
+            simulated: whether the noise follows from a seed, and so protects nobody.
+        """
+        event = self.release.event()
+        shares = self.honest_survivors if event.left_the_client else 1
+        detail = {
+            "l2_clip_norm": float(self.l2_clip_norm),
+            "unit": float(self.unit),
+            "cells": self.length,
+            "noise_shares": shares,
+            "randomness": "simulated" if simulated else "system",
+        }
+        return replace(event, detail=detail)
 
     def executed_sd(self, survivors: int) -> float:
         """Standard deviation of the sum as it really is, in the caller's units: all survivors' shares together."""

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from privacy.accounting.events import ReleaseEvent
 from privacy.accounting.ledger import Ledger
 from privacy.accounting.plan import FederationPlan
 from privacy.accounting.schedule import ScheduledRelease
@@ -287,7 +288,7 @@ class Federation:
             return
         name = "fit"
         self._watcher.release(name)
-        reservation = self.ledger.reserve(self.plan.release(name).event()) if charged else None
+        reservation = self.ledger.reserve(self._event(self._terms(name))) if charged else None
         answers = self._tell(wire.FIT, Task(name))
         if reservation is not None:
             self.ledger.commit(reservation)
@@ -348,7 +349,7 @@ class Federation:
         release = terms.release
         if step == 0:
             self._watcher.release(release.name, self._position(release), len(self.plan.releases))
-        reservation = self.ledger.reserve(release.event()) if step == 0 and self.plan.private else None
+        reservation = self.ledger.reserve(self._event(terms)) if step == 0 and self.plan.private else None
         tasks = self._with_unseen(Task(release.name, {"step": step, **(parameters or {})}))
         try:
             secure_sum = self.rounds.sum(
@@ -363,6 +364,9 @@ class Federation:
             step + 1, release.steps, len(secure_sum.survivors), len(self.plan.cohort), self._epsilon()
         )
         return secure_sum
+
+    def _event(self, terms: ReleaseTerms) -> ReleaseEvent:
+        return terms.event(simulated=self.scenario.seed is not None)
 
     def _position(self, release: ScheduledRelease) -> int:
         return [r.name for r in self.plan.releases].index(release.name) + 1
