@@ -75,6 +75,12 @@ def with_task(**changes: Any) -> Callable[[OpenRound], OpenRound]:
     return lambda asked: replace(asked, task=replace(asked.task, **changes))
 
 
+def with_another_popularity(asked: OpenRound) -> OpenRound:
+    """All arrays of the honest message, one of them with other numbers."""
+    popularity = asked.task.arrays["popularity"] + np.float32(1.0)
+    return with_task(arrays={**asked.task.arrays, "popularity": popularity})(asked)
+
+
 def with_noise(noise_multiplier: float) -> Callable[[dict[str, Any]], dict[str, Any]]:
     def change(plan: dict[str, Any]) -> dict[str, Any]:
         plan["releases"][1]["noise_multiplier"] = noise_multiplier
@@ -166,6 +172,7 @@ def test_gradient_steps_only_go_forward(tmp_path: Path, monkeypatch: pytest.Monk
             with_task(arrays={"popularity": np.ones(40, dtype=np.float32)}),
         ),
         ("protocol-violated", wire.RELEASE, "statistics", with_task(arrays={"user_encoder": np.ones(3)})),
+        ("protocol-violated", wire.RELEASE, "statistics", with_another_popularity),
         (
             "protocol-violated",
             wire.EVALUATE,

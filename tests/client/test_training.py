@@ -115,6 +115,22 @@ def test_a_round_moves_the_encoder_and_repeats_with_its_seed() -> None:
     assert not np.array_equal(results[0], results[2])
 
 
+def test_the_encoder_moves_by_the_mean_over_the_expected_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, t = trainer(HISTORIES), replace(terms("gradients", q=1.0), private=False)
+    total = one.joint_sum(np.arange(len(HISTORIES)), t)
+    monkeypatch.setattr(one, "joint_sum", lambda _users, _terms: total)
+    before = torch.cat([p.detach().flatten() for p in one._raw_encoder.parameters()])
+    tower = one.step(t)
+    after = torch.cat([p.detach().flatten() for p in one._raw_encoder.parameters()])
+    split = one.encoder_parameters
+    # Learning rate 0.1; eight users, each drawn with probability one half as the settings say: four expected.
+    wanted = -0.1 * total.values[:split] * t.unit / 4.0
+    np.testing.assert_allclose((after - before).numpy(), wanted, atol=1e-7)
+    assert np.abs(wanted).max() > 1e-4
+    assert np.array_equal(tower, total.values[split:])
+    one.close()
+
+
 @pytest.mark.parametrize("histories", [[], [np.array([3])], [np.array([3, 5])]])
 def test_clients_with_hardly_any_data_still_answer(histories: list[np.ndarray]) -> None:
     one = trainer(histories)

@@ -379,6 +379,7 @@ def test_a_seed_fixes_the_report_and_another_seed_changes_it(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_built_in_scenario_beats_popularity_by_half(tmp_path: Path) -> None:
     report = simulate(Scenario(), tmp_path / "run", Silent())
     assert report["privacy"]["epsilon"] <= 8.0
@@ -391,6 +392,7 @@ def test_the_built_in_scenario_beats_popularity_by_half(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     ("changes", "floor"), [({"privacy.mode": "off"}, 0.12), ({"privacy.epsilon": 8.0}, 0.10)]
 )
