@@ -58,7 +58,7 @@ class DetailLayout:
     Attributes:
         n_items: size of the catalogue.
         group_bounds: least number of training events of each group but the first, ascending. Public and fixed.
-        unit: grid step, a power of two of at most 1/4.
+        unit: grid step, a power of two of at most 1/16.
 
     Raises:
         DataError: bounds do not ascend, there are too many groups, or the unit is no such power.
@@ -75,8 +75,8 @@ class DetailLayout:
             raise DataError(
                 f"group bounds {bounds!r} must be at most {MAX_GROUPS - 1} ascending numbers of events, from 1 up"
             )
-        if not (0.0 < self.unit <= 0.25 and math.frexp(self.unit)[0] == 0.5):
-            raise DataError(f"unit={self.unit!r} is not a power of two of at most 1/4")
+        if not (0.0 < self.unit <= _CLIP_STEP and math.frexp(self.unit)[0] == 0.5):
+            raise DataError(f"unit={self.unit!r} is not a power of two of at most 1/16")
         if self.n_items < 1:
             raise DataError(f"n_items={self.n_items}: a catalogue has at least one item")
 
@@ -180,7 +180,7 @@ def user_detail_rows(detail: UserDetail, layout: DetailLayout) -> MetricRows:
     if lists.size and not (lists.min() >= -1 and lists.max() < layout.n_items):
         raise DataError(f"lists name items outside the catalogue of {layout.n_items}")
     centred = detail.properties - 0.5
-    pairs = np.stack([centred, centred**2], axis=2).reshape(len(lists), -1)
+    pairs = np.stack([centred, centred**2], axis=2).reshape(len(lists), 2 * len(PROPERTIES))
     own = [
         np.ones((len(lists), 1)),
         _rank_entries(detail.ranks, layout.unit),
