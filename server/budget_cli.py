@@ -118,6 +118,37 @@ def close(
     typer.echo(f"head     {opened.head_hash()}")
 
 
+@app.command()
+def certificate(
+    source: Annotated[Path, typer.Argument(metavar="RUN_OR_LEDGER", help="A run folder, or a ledger file.")],
+    out: Annotated[Path | None, typer.Option(help="Folder to write into; default beside the ledger.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Certify what a ledger proves: for machines (JSON), and for the people whose logs are used (a page)."""
+    from server.certificate import certificate as certify
+    from server.disclosure import write_pages
+
+    stated = certify(source)
+    folder = out or (source if source.is_dir() else source.parent)
+    files = write_pages(stated, folder)
+    if as_json:
+        typer.echo(json.dumps(stated, indent=2, ensure_ascii=False))
+        return
+    guarantee = stated["guarantee"]
+    if stated["protects"] is False:
+        typer.echo("SIMULATED: the noise came from a seed; this certifies the arithmetic and protects nobody")
+    typer.echo(
+        f"states   ε = {guarantee['epsilon']:.6f} of {guarantee['epsilon_budget']:g} at δ = {guarantee['delta']:g}; "
+        f"{guarantee['unit']}, {guarantee['relation']}"
+    )
+    own_view = stated["trust_model"]["epsilon_of_one_clients_uploads_if_secure_aggregation_failed"]
+    shown = "not recorded" if own_view is None else f"ε = {own_view:.2f}"
+    typer.echo(f"if masks failed, one client's own uploads: {shown}")
+    for file in files:
+        typer.echo(f"wrote    {file}")
+    typer.echo(f"head     {stated['ledger']['head_hash']}")
+
+
 def _print_statement(statement: dict[str, Any]) -> None:
     from rich.console import Console
 

@@ -169,3 +169,16 @@ def test_wrong_lengths_bounds_and_grids_are_refused() -> None:
 def test_a_schedule_that_was_not_fitted_cannot_be_released() -> None:
     with pytest.raises(InputError, match="fit the schedule first"):
         terms(None).protect(contributions(np.ones((1, LENGTH))), SeededRandomness(0))
+
+
+def test_the_event_states_clip_grid_and_who_adds_the_noise() -> None:
+    release = ScheduledRelease("statistics", "statistics", 1.0, noise_multiplier=2.0)
+    terms = ReleaseTerms(release, 7, 1.5, 0.25, honest_survivors=3, max_users=10, private=True)
+    event = terms.event(simulated=False)
+    assert (event.name, event.noise_multiplier) == ("statistics", 2.0)
+    assert event.detail == {
+        "l2_clip_norm": 1.5, "unit": 0.25, "cells": 7, "noise_shares": 3, "randomness": "system",
+    }  # fmt: skip
+    fit = replace(terms, release=replace(release, left_the_client=False)).event(simulated=True)
+    # The encoder's own fit shares its noise with nobody.
+    assert (fit.detail["noise_shares"], fit.detail["randomness"]) == (1, "simulated")
