@@ -37,7 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report": ("server.report_cli:report", "Write a run's report.md and report.html again, or show it."),
     "bench": ("simulations.cli:bench", "Measure the speed and the memory of this machine."),
     "demo": ("simulations.cli:demo", "Show one promise at work, with figures."),
-    "audit": ("simulations.cli:audit", "Try to break a run's promises."),
+    "audit": ("simulations.audit_cli:audit", "Try to break a run's promises."),
 }
 
 

@@ -73,7 +73,7 @@ class EncoderFit:
     ) -> None:
         self._model = model
         self._histories = [h for h in histories if len(h) >= 2]
-        self._scorer = ChannelScores(public.channels())
+        self._scorer = ChannelScores(public.channels(model.device))
         self._settings = settings["fit"]
         self._dim: int = settings["dim"]
         self._max_length: int = settings["max_length"]
@@ -95,7 +95,7 @@ class EncoderFit:
         )
         for step in range(steps):
             users = np.flatnonzero(self._randomness.bernoulli(q, len(self._histories)))
-            total = self._clipped_sum(module, users, terms)
+            total = self.clipped_sum(module, users, terms)
             name = f"{terms.release.name}/{step}"
             noised = add_noise(total, terms.total_sigma, self._randomness, name=name, left_the_client=False)
             set_encoder_gradient(module, noised.dense / expected_users)
@@ -153,7 +153,8 @@ class EncoderFit:
         ]
         return kind(groups, lr=encoder_rate)  # pyright: ignore[reportCallIssue]
 
-    def _clipped_sum(self, module: Any, users: NDArray[np.int64], terms: ReleaseTerms) -> BoundedSum:
+    def clipped_sum(self, module: Any, users: NDArray[np.int64], terms: ReleaseTerms) -> BoundedSum:
+        """Clipped gradients of these users in grid steps, without noise; positions are drawn for each user in turn."""
         values = np.zeros(encoder_size(module), dtype=np.int64)
         tower_ND = self._scorer.public.tower_ND
         for start in range(0, len(users), _CHUNK):
@@ -195,10 +196,10 @@ class EncoderFit:
         positions = np.concatenate([np.full((len(users), 1), newest, dtype=np.int64), earlier], axis=1)
         targets = np.take_along_axis(ids, positions + 1, axis=1)
         return _Batch(
-            torch.from_numpy(np.ascontiguousarray(ids[:, :-1])),
-            torch.from_numpy(np.ascontiguousarray(mask[:, :-1])),
-            torch.from_numpy(positions),
-            torch.from_numpy(targets),
+            *(
+                torch.from_numpy(np.ascontiguousarray(array)).to(self._model.device)
+                for array in (ids[:, :-1], mask[:, :-1], positions, targets)
+            )
         )
 
 

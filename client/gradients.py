@@ -64,6 +64,7 @@ class GradientTrainer:
         self._expected_users = max(users * gradients["sampling_probability"], 1.0)
         self._l2_clip_norm: float = gradients["l2_clip_norm"]
         self._randomness = randomness
+        self._device = model.device
         self._raw_encoder = model.recommender.encoder
         self._guard()
         self._encoder = wrap_encoder(model.recommender.encoder)
@@ -97,7 +98,7 @@ class GradientTrainer:
         if usable.size == 0:
             return
         # With replacement: a client of one user is checked with two different draws of negatives.
-        batch = self._batch(usable[self._randomness.integers(len(usable), _GUARD_USERS)])
+        batch = self.batch(usable[self._randomness.integers(len(usable), _GUARD_USERS)])
         check_engine(self._raw_encoder, self._table(), batch.item_ids, batch.select, self._l2_clip_norm)
 
     def step(self, terms: ReleaseTerms) -> NDArray[np.int64]:
@@ -112,18 +113,19 @@ class GradientTrainer:
         drawn = self._randomness.bernoulli(terms.release.sampling_probability, len(self._histories))
         usable = np.array([len(h) >= _SHORTEST for h in self._histories], dtype=bool)
         users = np.flatnonzero(drawn & usable)
-        total = self._joint_sum(users, terms)
+        total = self.joint_sum(users, terms)
         split = self.encoder_parameters
         encoder_part = BoundedSum(total.values[:split], total.l2_bound, total.unit, total.users)
         tower_part = BoundedSum(total.values[split:], total.l2_bound, total.unit, total.users)
         self._move_encoder(encoder_part, terms)
         return terms.add_share(tower_part, self._randomness)
 
-    def _joint_sum(self, users: NDArray[np.int64], terms: ReleaseTerms) -> BoundedSum:
+    def joint_sum(self, users: NDArray[np.int64], terms: ReleaseTerms) -> BoundedSum:
+        """Clipped joint gradients of these users, [encoder || tower] in grid steps, without noise: not to be sent."""
         length = self.encoder_parameters + terms.length
         values = np.zeros(length, dtype=np.int64)
         for start in range(0, len(users), _CHUNK):
-            batch = self._batch(users[start : start + _CHUNK])
+            batch = self.batch(users[start : start + _CHUNK])
             gradients = per_user_gradients(self._encoder, self._table(), batch.item_ids, batch)
             part = clip_and_sum(
                 gradients.to_contributions(len(self._public.head)),
@@ -146,9 +148,10 @@ class GradientTrainer:
         self._optimizer.zero_grad()
 
     def _table(self) -> torch.Tensor:
-        return torch.from_numpy(self._public.item_tower[self._public.head])
+        return torch.from_numpy(self._public.item_tower[self._public.head]).to(self._device)
 
-    def _batch(self, users: NDArray[np.int64]) -> NextItemBatch:
+    def batch(self, users: NDArray[np.int64]) -> NextItemBatch:
+        """These users' windows, with negatives drawn for each of them in turn."""
         shape = (len(users), self._negatives)
         negatives = self._sampler.sample(self._randomness.uniform(shape[0] * shape[1]).reshape(shape))
         return next_item_batch(
@@ -156,7 +159,7 @@ class GradientTrainer:
             max_length=self._max_length,
             negatives=negatives,
             log_expected_count=self._sampler.log_expected_count(negatives, self._negatives),
-        )
+        ).to(self._device)
 
 
 def empty_contributions(length: int) -> UserContributions:

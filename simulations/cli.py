@@ -1,4 +1,4 @@
-"""``fedtower simulate``, ``provision``, ``bench``, ``demo`` and ``audit``. Heavy imports wait until a command runs."""
+"""``fedtower simulate``, ``provision``, ``bench`` and ``demo``. Heavy imports wait until a command runs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,6 @@ Check = Annotated[bool, typer.Option("--check", help="Exit with 1 when the figur
 
 bench = typer.Typer(add_completion=False, help="Measure, in pairs and in one run.")
 demo = typer.Typer(add_completion=False, help="Show one promise at work, with figures.")
-audit = typer.Typer(add_completion=False, help="Try to break a run's promises.")
 
 
 def simulate(

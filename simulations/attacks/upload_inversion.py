@@ -34,13 +34,14 @@ def run(seed: int = 0) -> dict[str, Any]:
     return verdict(
         "upload inversion",
         "share of the client's items read off its update, beyond chance",
-        here=max(0.0, _hits(seen, touched) - chance),
-        unprotected=_hits(update, touched) - chance,
+        here=max(0.0, hits(seen, touched) - chance),
+        unprotected=hits(update, touched) - chance,
         answer="uploads are uniformly random words",
     )
 
 
-def _hits(rows: np.ndarray, touched: np.ndarray) -> float:
+def hits(rows: np.ndarray, touched: np.ndarray) -> float:
+    """The share of ``touched`` among as many rows of the largest size."""
     sizes = np.abs(rows.astype(np.float64)).sum(axis=1)
     guesses = np.argsort(-sizes)[: len(touched)]
     return float(np.isin(touched, guesses).mean())
