@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import numpy as np
+
+from client.behaviour_log import BehaviourLog
+from client.evaluation import metric_contributions, rank_targets
+from client.model import ClientModel
+from client.public_state import PublicState
+from client.statistics import popularity_contributions, statistics_contributions
+from recsys_models.retrieval.blend import ChannelScores
+from tests.tiny_federation import dataset_of
+
+N, DIM = 15, 4
+RANDOM = np.random.default_rng(3)
+# More users than one batch; some with too few events to be evaluated.
+HISTORIES = [RANDOM.permutation(N)[: RANDOM.integers(0, 9)].tolist() for _ in range(150)]
+LOG = BehaviourLog(dataset_of(HISTORIES, N).sequences)
+SETTINGS = {"encoder": "mean-pool", "dim": DIM, "max_length": 6, "blocks": 1}
+
+
+def public() -> PublicState:
+    state = PublicState(N, DIM)
+    state.update(
+        {
+            "popularity": RANDOM.permutation(N).astype(np.float32),
+            "item_tower": RANDOM.normal(size=(N, DIM)).astype(np.float32),
+            "head": np.array([0, 3, 4, 9]),
+            "transitions_sparse": RANDOM.random((4, 4)).astype(np.float32),
+            "transitions_smooth": RANDOM.random((4, 4)).astype(np.float32),
+        }
+    )
+    return state
+
+
+PUBLIC = public()
+
+
+def plain_rank(scores: np.ndarray, target: int, seen: list[int]) -> int:
+    """Place of the target among what was not seen, the last among equals."""
+    return (
+        sum(1 for item in range(N) if item not in seen and item != target and scores[item] >= scores[target])
+        + 1
+    )
+
+
+def test_ranks_are_those_of_the_full_catalogue_without_what_was_seen() -> None:
+    model = ClientModel(SETTINGS, b"s")
+    evaluated = [h for h in HISTORIES if len(h) >= 3]
+    assert len(evaluated) not in (0, len(HISTORIES))
+    for stage, cut in (("validation", 2), ("test", 1)):
+        ranks = rank_targets(model, LOG, PUBLIC, stage)  # pyright: ignore[reportArgumentType]
+        scorer = ChannelScores(PUBLIC.channels())
+        for k, history in enumerate(evaluated):
+            seen, target = history[:-cut], history[-cut]
+            scores = model.scores([np.array(seen)], scorer)[0].numpy()
+            assert plain_rank(scores, target, seen) == ranks.model[k]
+            assert plain_rank(PUBLIC.popularity, target, seen) == ranks.popularity[k]
+        assert len(ranks.model) == len(ranks.popularity) == len(evaluated)
+
+
+def test_a_metric_row_a_user_holds_her_hits() -> None:
+    ranks = rank_targets(ClientModel(SETTINGS, b"s"), LOG, PUBLIC, "test")
+    rows = metric_contributions(ranks)
+    assert rows.users == len(ranks.model)
+    total = np.bincount(rows.indices, weights=rows.values, minlength=7)
+    assert total[0] == len(ranks.model)
+    assert total[1] == (ranks.model <= 10).sum()
+    assert total[5] == (ranks.popularity <= 20).sum()
+
+
+def test_statistics_are_of_the_training_part_alone() -> None:
+    # Validation and test items of this user are in nobody's training part.
+    log = BehaviourLog(dataset_of([[0, 3, 4, 9], [3, 4]], N).sequences)
+    popularity = popularity_contributions(log, N)
+    assert sorted(set(popularity.indices.tolist())) == [0, 3, 4]
+    first_user = popularity.indices[: popularity.offsets[1]]
+    assert first_user.tolist() == [0, 3]
+    statistics = statistics_contributions(log, PUBLIC, {"gram_share": 0.5, "orders": 2, "decay": 0.5})
+    assert statistics.length == 4 * 5 // 2 + 16
+    assert statistics.users == 2
+    # Transitions 0 -> 3 of the first user and 3 -> 4 of the second: positions 0, 1 and 1, 2 of the head.
+    assert sorted(i - 10 for i in statistics.indices.tolist() if i >= 10) == [0 * 4 + 1, 1 * 4 + 2]
