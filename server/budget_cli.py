@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 app = typer.Typer(
     add_completion=False,
@@ -25,15 +22,54 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 
 
 @app.command()
+def plan(
+    scenario: Annotated[
+        Path | None, typer.Argument(metavar="[SCENARIO.toml]", help="The built-in scenario if left out.")
+    ] = None,
+    users: Annotated[int | None, typer.Option(help="Enrolled users, over all clients.")] = None,
+    items: Annotated[int | None, typer.Option(help="Items of the catalogue.")] = None,
+    clients: Annotated[int | None, typer.Option(help="Clients that take part.")] = None,
+    epsilon: Annotated[float | None, typer.Option(help="Budget instead of the scenario's.")] = None,
+    delta: Annotated[float | None, typer.Option(help="Delta instead of the scenario's.")] = None,
+    noise_multiplier: Annotated[
+        float | None,
+        typer.Option(help="The other way round: this noise for every release; what does it cost?"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What a budget buys, from public facts alone: noise and ε per release, and the accuracy to expect."""
+    from server.budget_console import print_plan
+    from server.budget_plan import plan_statement
+    from server.scenario import Scenario, load_scenario, override
+
+    chosen = load_scenario(scenario) if scenario is not None else Scenario()
+    changes = {"privacy.epsilon": epsilon, "privacy.delta": delta}
+    chosen = override(chosen, {name: value for name, value in changes.items() if value is not None})
+    facts = chosen.simulation
+    statement = plan_statement(
+        chosen,
+        users=facts.users if users is None else users,
+        items=facts.items if items is None else items,
+        clients=facts.clients if clients is None else clients,
+        noise_multiplier=noise_multiplier,
+    )
+    if as_json:
+        typer.echo(json.dumps(statement, indent=2))
+    else:
+        print_plan(statement)
+
+
+@app.command()
 def show(ledger: LedgerPath, as_json: AsJson = False) -> None:
     """Show every release in the ledger, what it cost, and what is left."""
+    from server.budget_console import print_statement
     from server.ledger_statement import ledger_statement, open_ledger
 
     statement = ledger_statement(open_ledger(ledger))
     if as_json:
         typer.echo(json.dumps(statement, indent=2))
     else:
-        _print_statement(statement)
+        print_statement(statement)
 
 
 @app.command()
@@ -147,45 +183,3 @@ def certificate(
     for file in files:
         typer.echo(f"wrote    {file}")
     typer.echo(f"head     {stated['ledger']['head_hash']}")
-
-
-def _print_statement(statement: dict[str, Any]) -> None:
-    from rich.console import Console
-
-    from server.console import print_table
-    from server.report_tables import Table, number
-
-    rows: Sequence[dict[str, Any]] = statement["releases"]
-    is_divided = any(row["deployment"] or row["window"] for row in rows)
-    cells = [
-        (
-            row["name"],
-            number(row["epsilon_alone"], 3),
-            number(row["epsilon_after"], 3),
-            number(row["noise_multiplier"], 3),
-            number(row["sampling_probability"], 3),
-            str(row["steps"]),
-            "yes" if row["left_the_client"] else "no",
-            row["status"],
-            *((row["deployment"] or "–", row["window"] or "–") if is_divided else ()),
-        )
-        for row in rows
-    ]
-    header = ("release", "ε alone", "ε after", "σ/C", "q", "steps", "left", "status")
-    header += ("slice", "window") if is_divided else ()
-    note = f"population {statement['population']!r}, δ = {statement['delta']:g}"
-    console = Console(highlight=False)
-    print_table(Table("Ledger", header, cells, note, frozenset({0, 6, 7, 8, 9})), console)
-    for given in statement["slices"]:
-        console.print(
-            f"slice  {given['deployment']}: ε = {given['epsilon_spent']:.6f} of {given['epsilon']:g}, "
-            f"{given['status']}, until {given['expires']}"
-        )
-    for window, at in statement["closed_windows"].items():
-        console.print(f"window {window}: closed at {at}")
-    console.print(
-        f"\nspent  ε = {statement['epsilon']:.6f} of {statement['epsilon_budget']:g}, "
-        f"{statement['epsilon_left']:.6f} left\n"
-        f"       ε = {statement['epsilon_left_the_client']:.6f} for those outside the clients\n"
-        f"head   {statement['head_hash']}"
-    )

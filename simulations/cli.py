@@ -23,6 +23,7 @@ Epsilon = Annotated[float | None, typer.Option("--epsilon", help="Privacy budget
 Encoder = Annotated[str | None, typer.Option("--encoder", help="attention, gru or mean-pool.")]
 Recipe = Annotated[str | None, typer.Option("--recipe", help="statistics, gradients or hybrid.")]
 Privacy = Annotated[str | None, typer.Option("--privacy", help="on, or off for research.")]
+Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda[:n], for the encoders.")]
 Seed = Annotated[
     int | None, typer.Option("--seed", help="Makes the run repeatable (and its noise no protection).")
 ]
@@ -44,6 +45,7 @@ def simulate(
     recipe: Recipe = None,
     privacy: Privacy = None,
     seed: Seed = None,
+    device: Device = None,
     out: Out = None,
     as_json: AsJson = False,
     user_column: Annotated[str, typer.Option(help="What the log calls its users.")] = "user_id",
@@ -67,6 +69,7 @@ def simulate(
             "recipe": recipe,
             "privacy.mode": privacy,
             "seed": seed,
+            "device": device,
         },
     )
     columns = LogColumns(user=user_column, item=item_column, timestamp=timestamp_column)
@@ -221,6 +224,42 @@ def bench_accountant(as_json: AsJson = False, check: Check = False) -> None:
     result = run()
     show(result, as_json=as_json, lines=[format_table(result)])
     finish(ok=result["ok"], check=check)
+
+
+@bench.command("budget", cls=SpacedLists)
+def bench_budget(
+    users: Annotated[list[str], typer.Option("--users", help="Users of the built-in log, e.g. 500 2000.")] = [  # noqa: B006
+        "500",
+        "2000",
+        "6000",
+    ],
+    epsilon: Annotated[list[str], typer.Option("--epsilon", help="Budgets, e.g. 1 2 4 8.")] = [  # noqa: B006
+        "1",
+        "2",
+        "4",
+        "8",
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Where to write the table that is read by budget plan.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What a budget costs in accuracy on the built-in log: the table behind fedtower budget plan."""
+    from rich.console import Console
+
+    from server.console import RunProgress
+    from simulations.bench_budget import format_table, run
+
+    with RunProgress(Console(quiet=True)) as watcher:
+        result = run(
+            [whole_number(u) for u in users],
+            [positive_number(e) for e in epsilon],
+            watcher=watcher,
+            say=lambda line: typer.echo(line, err=True),
+        )
+    if out is not None:
+        out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    show(result, as_json=as_json, lines=[format_table(result)])
 
 
 @demo.command("ledger")
