@@ -33,7 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "server": ("server.cli:app", "Start and steer a federation of real client processes."),
     "client": ("client.cli:app", "Answer a server from this machine's behaviour logs."),
     "provision": ("simulations.cli:provision", "Lay out a deployment: one folder a client."),
-    "budget": ("server.budget_cli:app", "Show and verify what a privacy ledger has spent."),
+    "budget": ("server.budget_cli:app", "Plan, divide, show, verify and certify a privacy budget."),
     "report": ("server.report_cli:report", "Write a run's report.md and report.html again, or show it."),
     "bench": ("simulations.cli:bench", "Measure the speed and the memory of this machine."),
     "demo": ("simulations.cli:demo", "Show one promise at work, with figures."),

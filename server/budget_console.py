@@ -37,18 +37,21 @@ def print_plan(statement: dict[str, Any]) -> None:
         f"\ncosts    ε = {number(statement['epsilon'], 4)}, {verdict} the budget {statement['epsilon_budget']:g}; "
         f"ε = {number(statement['epsilon_outside'], 4)} for those outside the clients\n"
         f"noise    {statement['noise']}: if masks failed, one client's own uploads would reveal "
-        f"ε = {number(statement['epsilon_of_one_clients_uploads'], 2)}"
+        f"ε = {number(statement['epsilon_of_one_clients_uploads'], 2)}",
+        soft_wrap=True,
     )
     expected = statement["expected"]
     if expected is None:
         return
     console.print(
-        f"\nexpect   measured with {expected['users']:,} users at ε = {expected['epsilon']:g} ({expected['log']}):"
+        f"\nexpect   measured with {expected['users']:,} users at ε = {expected['epsilon']:g} ({expected['log']}):",
+        soft_wrap=True,
     )
     for recipe, cell in expected["recipes"].items():
         console.print(
             f"         {recipe:<11} Recall@10 {cell['recall@10']:.4f} ± {cell['error']:.4f}, "
-            f"{cell['without_privacy']:.4f} without privacy; popularity {expected['popularity']:.4f}"
+            f"{cell['without_privacy']:.4f} without privacy; popularity {expected['popularity']:.4f}",
+            soft_wrap=True,
         )
     console.print(f'recipe   recipe = "{expected["recommended"]}"')
 
