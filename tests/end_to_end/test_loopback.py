@@ -364,7 +364,18 @@ def test_the_command_as_a_process_ends_in_one_line_too(tmp_path: Path) -> None:
 
 
 def test_a_seed_fixes_the_report_and_another_seed_changes_it(tmp_path: Path) -> None:
-    changes = {"recipe": "gradients", "encoder": "attention", "simulation.users": 40}
+    changes = {
+        "recipe": "gradients",
+        "encoder": "attention",
+        "simulation.users": 40,
+        # Fixed, because fitting sampled steps to a budget takes most of the time and draws nothing.
+        "privacy.noise_multipliers": {
+            "popularity": 4.0,
+            "gradients": 4.0,
+            "metrics-gradients": 6.0,
+            "metrics-final": 6.0,
+        },
+    }
     reports: list[dict[str, Any]] = []
     for name, seed in (("a", 5), ("b", 5), ("c", 6)):
         report = simulate(small_scenario(changes | {"seed": seed}), tmp_path / name, Silent())
