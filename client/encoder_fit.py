@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from client.model import ClientModel
 from client.public_state import PublicState
-from privacy.bounded import BoundedSum, clip_and_sum
+from privacy.bounded import BoundedSum
 from privacy.mechanisms.discrete_gaussian import add_noise
 from privacy.randomness import RandomSource
 from privacy.release_terms import ReleaseTerms
@@ -166,9 +166,7 @@ class EncoderFit:
                 lambda wrapped, vectors, batch=batch: self._losses(wrapped, vectors, batch),
                 train_table=False,
             )
-            part = clip_and_sum(
-                gradients.to_contributions(0), l2_clip_norm=terms.l2_clip_norm, unit=terms.unit
-            )
+            part = gradients.clip_and_sum(0, l2_clip_norm=terms.l2_clip_norm, unit=terms.unit)
             values += part.values
         return BoundedSum(values, terms.l2_bound, terms.unit, len(users))
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from client.model import ClientModel
 from client.public_state import PublicState
-from privacy.bounded import BoundedSum, UserContributions, clip_and_sum
+from privacy.bounded import BoundedSum, UserContributions
 from privacy.mechanisms.discrete_gaussian import add_noise
 from privacy.randomness import RandomSource
 from privacy.release_terms import ReleaseTerms
@@ -127,10 +127,8 @@ class GradientTrainer:
         for start in range(0, len(users), _CHUNK):
             batch = self.batch(users[start : start + _CHUNK])
             gradients = per_user_gradients(self._encoder, self._table(), batch.item_ids, batch)
-            part = clip_and_sum(
-                gradients.to_contributions(len(self._public.head)),
-                l2_clip_norm=terms.l2_clip_norm,
-                unit=terms.unit,
+            part = gradients.clip_and_sum(
+                len(self._public.head), l2_clip_norm=terms.l2_clip_norm, unit=terms.unit
             )
             values += part.values
         return BoundedSum(values, terms.l2_bound, terms.unit, len(users))

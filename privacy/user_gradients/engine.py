@@ -197,7 +197,7 @@ def _per_user(name: str, parameter: nn.Parameter, users: int, whole: float) -> T
     flat = per_user.detach().reshape(users, -1)
     if total is not None:
         gap = (flat.sum(dim=0) - total.detach().reshape(-1)).norm()
-        scale = flat.abs().sum(dim=0).norm() + total.norm()
+        scale = torch.linalg.vector_norm(flat, dim=1).sum() + total.norm()
         # False for NaN: then some user is not finite, will be dropped, and the totals say nothing.
         if float(gap) > _HOOK_TOLERANCE * float(scale) + _ROUNDING * whole:
             raise SensitivityViolation(

@@ -12,8 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-import client.encoder_fit
-import client.gradients
 import client.model
 import privacy.release_terms
 import privacy.secagg.masks
@@ -26,6 +24,7 @@ from privacy.release_terms import ReleaseTerms
 from privacy.secagg.client_round import ClientRound
 from privacy.secagg.epoch import ClientEpoch, RoundKeys
 from privacy.secagg.secret import Secret
+from privacy.user_gradients import UserGradients
 from privacy.user_gradients import engine as gradient_engine
 from recsys_models.encoders.base import UserEncoder
 from recsys_models.encoders.registry import build_encoder
@@ -34,7 +33,6 @@ from simulations.audits import canary, sensitivity, uploads
 from simulations.audits.engine import replaced
 
 Fault = Callable[[], AbstractContextManager[None]]
-_CLIPPING = (privacy.release_terms, client.gradients, client.encoder_fit)
 
 
 def noise_off() -> AbstractContextManager[None]:
@@ -50,12 +48,19 @@ def noise_off() -> AbstractContextManager[None]:
 
 def clip_at(factor: float) -> AbstractContextManager[None]:
     """Users are clipped to a multiple of the norm that the noise was made for."""
+    sum_of_gradients = UserGradients.clip_and_sum
 
     def loose(c: UserContributions, *, l2_clip_norm: float, unit: float) -> BoundedSum:
         total = clip_and_sum(c, l2_clip_norm=l2_clip_norm * factor, unit=unit)
         return replace(total, l2_bound=math.floor(l2_clip_norm / unit))
 
-    return replaced(*((module, "clip_and_sum", loose) for module in _CLIPPING))
+    def loose_gradients(self: UserGradients, n_items: int, *, l2_clip_norm: float, unit: float) -> BoundedSum:
+        total = sum_of_gradients(self, n_items, l2_clip_norm=l2_clip_norm * factor, unit=unit)
+        return replace(total, l2_bound=math.floor(l2_clip_norm / unit))
+
+    return replaced(
+        (privacy.release_terms, "clip_and_sum", loose), (UserGradients, "clip_and_sum", loose_gradients)
+    )
 
 
 def functional_weights() -> AbstractContextManager[None]:
