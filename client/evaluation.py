@@ -43,7 +43,7 @@ def rank_targets(model: ClientModel, log: BehaviourLog, public: PublicState, sta
     targets = log.targets(stage)
     users = np.flatnonzero(targets >= 0)
     histories = log.seen(stage)
-    scorer = ChannelScores(public.channels())
+    scorer = ChannelScores(public.channels(model.device))
     nothing = np.zeros(0, dtype=np.int64)
     by_model, by_popularity = [nothing], [nothing]
     for start in range(0, len(users), _BATCH):

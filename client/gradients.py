@@ -158,9 +158,3 @@ class GradientTrainer:
             negatives=negatives,
             log_expected_count=self._sampler.log_expected_count(negatives, self._negatives),
         ).to(self._device)
-
-
-def empty_contributions(length: int) -> UserContributions:
-    """What a client without users contributes: nothing, but with noise and masks like everybody."""
-    nothing = np.zeros(0, dtype=np.int64)
-    return UserContributions(nothing, np.zeros(0), np.zeros(1, dtype=np.int64), length)

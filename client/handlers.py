@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from client.behaviour_log import BehaviourLog
@@ -82,6 +83,7 @@ class ClientHandlers:
         policy: this client's own limits.
         randomness: source of noise, sampling and masks.
         state_dir: where the private model is kept.
+        device: where the private model computes.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class ClientHandlers:
         policy: ClientPolicy,
         randomness: RandomSource,
         state_dir: Path,
+        device: torch.device | None = None,
     ) -> None:
         self.client_id = client_id
         self.log = log
@@ -108,6 +111,7 @@ class ClientHandlers:
         self._secagg = secagg
         self._randomness = randomness
         self._state_dir = state_dir
+        self._device = device
         self._plan: FederationPlan | None = None
         self._rounds_done: dict[str, int] = {}
         self._charged_releases: set[str] = set()
@@ -190,7 +194,7 @@ class ClientHandlers:
 
     def _fresh_model(self) -> ClientModel:
         """An untrained model; its start holds no data, so it may follow from public bytes and be repeatable."""
-        return ClientModel(self.plan.settings, self.plan.session.encode())
+        return ClientModel(self.plan.settings, self.plan.session.encode(), self._device)
 
     @property
     def plan(self) -> FederationPlan:

@@ -27,9 +27,13 @@ class ClientModel:
     Args:
         settings: the plan's model settings.
         seed_material: bytes that fix the initial weights, public or not: they hold no data.
+        device: where it computes; the initial weights are the same everywhere.
     """
 
-    def __init__(self, settings: Mapping[str, Any], seed_material: bytes) -> None:
+    def __init__(
+        self, settings: Mapping[str, Any], seed_material: bytes, device: torch.device | None = None
+    ) -> None:
+        self.device = device or torch.device("cpu")
         self.max_length = int(settings["max_length"])
         seed = int.from_bytes(hashlib.sha256(b"encoder" + seed_material).digest()[:8], "little") >> 1
         with _BUILDING, torch.random.fork_rng(devices=[]):
@@ -37,25 +41,25 @@ class ClientModel:
             encoder = build_encoder(
                 settings["encoder"], settings["dim"], max_length=self.max_length, blocks=settings["blocks"]
             )
-            self.recommender = BlendedRecommender(encoder)
+            self.recommender = BlendedRecommender(encoder).to(self.device)
 
     def scores(self, histories: Sequence[NDArray[np.int64]], scorer: ChannelScores) -> torch.Tensor:
-        """Scores ``[B, n_items]`` of what comes next after each whole history."""
+        """Scores ``[B, n_items]``, on the CPU, of what comes next after each whole history."""
         self.recommender.eval()
         ids, mask = window(histories, self.max_length)
-        ids_BL, mask_BL = torch.from_numpy(ids), torch.from_numpy(mask)
+        ids_BL, mask_BL = torch.from_numpy(ids).to(self.device), torch.from_numpy(mask).to(self.device)
         tower_ND = scorer.public.tower_ND
-        last_B1 = torch.full((len(histories), 1), ids_BL.shape[1] - 1)
+        last_B1 = torch.full((len(histories), 1), ids_BL.shape[1] - 1, device=self.device)
         with torch.no_grad():
             fixed = scorer.fixed_channels(ids_BL, mask_BL, last_B1)
             history_BLD = tower_ND[ids_BL.clamp(min=0)]
             blend_B1N, _ = self.recommender(history_BLD, mask_BL, tower_ND, fixed, last_B1)
-        return blend_B1N.squeeze(1)
+        return blend_B1N.squeeze(1).cpu()
 
     def save(self, path: Path) -> None:
         """Write the private weights beside ``path`` and rename; they are never sent."""
         aside = path.with_suffix(".part")
-        save_file({k: v.contiguous() for k, v in self.recommender.state_dict().items()}, aside)
+        save_file({k: v.cpu().contiguous() for k, v in self.recommender.state_dict().items()}, aside)
         aside.chmod(0o600)
         aside.replace(path)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from privacy.errors import ProtocolError
@@ -92,8 +93,8 @@ class PublicState:
         """Released popularity ``[n_items]``; zeros before its release."""
         return self._arrays.get("popularity", np.zeros(self.n_items, dtype=np.float32))
 
-    def channels(self) -> PublicChannels:
-        """Everything a recommender scores with.
+    def channels(self, device: torch.device | None = None) -> PublicChannels:
+        """Everything a recommender scores with, on ``device``.
 
         Raises:
             ProtocolError: transitions do not fit the head items.
@@ -106,4 +107,4 @@ class PublicState:
             size = (len(self.head), len(self.head))
             if transitions.sparse.shape != size or transitions.smooth.shape != size:
                 raise ProtocolError(f"published transitions do not fit {len(self.head)} head items")
-        return PublicChannels.build(self.item_tower, self.popularity, self.head, transitions)
+        return PublicChannels.build(self.item_tower, self.popularity, self.head, transitions, device)

@@ -42,7 +42,9 @@ def recommend(
     """
     if count < 1:
         raise InputError(f"count={count}: ask for at least one recommendation")
-    scores = model.scores([history], ChannelScores(public.channels()))[0].numpy().astype(np.float64)
+    scores = (
+        model.scores([history], ChannelScores(public.channels(model.device)))[0].numpy().astype(np.float64)
+    )
     scores[history] = -np.inf
     best = np.argsort(-scores, kind="stable")[:count]
     return [Recommendation(int(item), float(scores[item])) for item in best if np.isfinite(scores[item])]

@@ -84,6 +84,7 @@ def _write_client(scenario: Scenario, dataset: Dataset, name: str, users: np.nda
         "catalogue": "catalogue.json",
         "identity": "identity.pem",
         "roster": "roster.json",
+        "device": scenario.device,
         "policy": simulated_policy(scenario).model_dump(mode="json"),
     }
     if scenario.seed is not None:

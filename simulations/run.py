@@ -108,6 +108,7 @@ def build_simulation(scenario: Scenario, dataset: Dataset, state_dir: Path) -> S
             policy=simulated_policy(scenario),
             randomness=randomness[name],
             state_dir=state_dir / name,
+            device=scenario.device,
         )
         for name, users in zip(names, parts, strict=True)
     }

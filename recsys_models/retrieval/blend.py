@@ -47,19 +47,21 @@ class PublicChannels:
         popularity: NDArray[np.floating],
         head: NDArray[np.int64],
         transitions: TransitionChannel | None,
+        device: torch.device | None = None,
     ) -> PublicChannels:
-        """From arrays; without transitions the two channels are zero and drop out of the blend."""
+        """From arrays, onto ``device``; without transitions the two channels are zero and drop out of the blend."""
         size = len(head)
         nothing = np.zeros((size, size), dtype=np.float32)
         sparse = nothing if transitions is None else transitions.sparse.astype(np.float32)
         smooth = nothing if transitions is None else transitions.smooth.astype(np.float32)
-        return PublicChannels(
-            torch.from_numpy(np.ascontiguousarray(tower, dtype=np.float32)),
-            torch.from_numpy(np.ascontiguousarray(popularity, dtype=np.float32)),
-            torch.from_numpy(np.ascontiguousarray(head)),
-            torch.from_numpy(sparse),
-            torch.from_numpy(smooth),
+        arrays = (
+            np.ascontiguousarray(tower, dtype=np.float32),
+            np.ascontiguousarray(popularity, dtype=np.float32),
+            np.ascontiguousarray(head),
+            sparse,
+            smooth,
         )
+        return PublicChannels(*(torch.from_numpy(array).to(device) for array in arrays))
 
 
 class BlendedRecommender(nn.Module):
@@ -123,8 +125,9 @@ class ChannelScores:
         self.recent = recent
         self.decay = decay
         n_items = len(public.popularity_N)
-        self._position = torch.full((n_items,), -1, dtype=torch.long)
-        self._position[public.head_K] = torch.arange(len(public.head_K))
+        self._device = public.tower_ND.device
+        self._position = torch.full((n_items,), -1, dtype=torch.long, device=self._device)
+        self._position[public.head_K] = torch.arange(len(public.head_K), device=self._device)
         self._popularity_N = standardise(public.popularity_N.clamp(min=0.0))
 
     def fixed_channels(self, ids_BL: Tensor, mask_BL: Tensor, positions_BP: Tensor) -> Tensor:
@@ -132,9 +135,9 @@ class ChannelScores:
         context_BPK = self._context(ids_BL, mask_BL, positions_BP)
         batch, positions = positions_BP.shape
         n_items = len(self._popularity_N)
-        fixed = torch.zeros(batch, positions, n_items, len(CHANNELS) - 1)
+        fixed = torch.zeros(batch, positions, n_items, len(CHANNELS) - 1, device=self._device)
         for channel, matrix_KK in enumerate((self.public.sparse_KK, self.public.smooth_KK)):
-            scores_BPN = torch.zeros(batch, positions, n_items)
+            scores_BPN = torch.zeros(batch, positions, n_items, device=self._device)
             scores_BPN[..., self.public.head_K] = context_BPK @ matrix_KK
             fixed[..., channel] = standardise(scores_BPN)
         fixed[..., -1] = self._popularity_N
@@ -143,7 +146,7 @@ class ChannelScores:
     def _context(self, ids_BL: Tensor, mask_BL: Tensor, positions_BP: Tensor) -> Tensor:
         """Decayed indicator [B, P, K] of the newest head items up to each position."""
         batch, positions = positions_BP.shape
-        context_BPK = torch.zeros(batch, positions, len(self.public.head_K))
+        context_BPK = torch.zeros(batch, positions, len(self.public.head_K), device=self._device)
         head_BL = torch.where(mask_BL, self._position[ids_BL.clamp(min=0)], torch.full_like(ids_BL, -1))
         for age in range(self.recent):
             at_BP = positions_BP - age
