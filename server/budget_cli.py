@@ -106,6 +106,27 @@ def verify(
     typer.echo(f"head     {found['head_hash']}")
 
 
+@app.command("open")
+def open_population(
+    ledger: Annotated[
+        Path, typer.Argument(help="Where the ledger shall be; its .counter will lie beside it.")
+    ],
+    population: Annotated[str, typer.Option(help="Whose users these are; one ledger for each population.")],
+    epsilon: Annotated[float, typer.Option(help="Never to be exceeded by all deployments together.")],
+    delta: Annotated[
+        float, typer.Option(help="At which epsilon is stated, for the life of the ledger.")
+    ] = 1e-5,
+) -> None:
+    """Open the ledger of a population, or change the budget of one that is open; both are recorded."""
+    from privacy.accounting.ledger import Ledger
+
+    opened = Ledger.open(ledger, population=population, epsilon_budget=epsilon, target_delta=delta)
+    typer.echo(
+        f"open     population {population!r}: ε = {opened.epsilon_spent():.6f} of {epsilon:g} spent, δ = {delta:g}"
+    )
+    typer.echo(f"head     {opened.head_hash()}")
+
+
 @app.command("slice")
 def give_slice(
     ledger: LedgerPath,

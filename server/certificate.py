@@ -56,9 +56,9 @@ def certificate(source: Path) -> dict[str, Any]:
         InputError: there is no ledger, it holds no release, or privacy was off.
         LedgerError: the ledger cannot be trusted, or the report claims something else.
     """
-    path = source / "ledger.sqlite" if source.is_dir() else source
-    ledger = open_ledger(path)
     report = read_report(source) if source.is_dir() and (source / "report.json").is_file() else None
+    path = _ledger_of(source, report)
+    ledger = open_ledger(path)
     if report is not None:
         compare_with_report(ledger, source)
     counted = [entry for entry in ledger.entries() if entry.status != "released"]
@@ -87,6 +87,14 @@ def certificate(source: Path) -> dict[str, Any]:
         "ledger": {"head_hash": statement["head_hash"], "verified": True},
         "code": code_version(),
     }
+
+
+def _ledger_of(source: Path, report: dict[str, Any] | None) -> Path:
+    """A run's ledger lies in its folder, or where its scenario says."""
+    if not source.is_dir():
+        return source
+    scenario = (report or {}).get("scenario") or {}
+    return Path((scenario.get("ledger") or {}).get("path") or source / "ledger.sqlite")
 
 
 def code_version(home: Path | None = None) -> dict[str, str]:

@@ -24,6 +24,7 @@ from privacy.secagg.keys import Roster
 from privacy.secagg.roster_file import load_roster
 from recsys_models.metrics.intervals import Estimate
 from server.federation import Federation, Watcher, tower_sha256
+from server.ledger_statement import open_ledger
 from server.quality import Quality, random_quality
 from server.report import write_report
 from server.scenario import Scenario, load_scenario
@@ -68,12 +69,7 @@ def run(
     """
     started = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
-    ledger = Ledger.open(
-        out / "ledger.sqlite",
-        population=scenario.name,
-        epsilon_budget=scenario.privacy.epsilon,
-        target_delta=scenario.privacy.delta,
-    )
+    ledger = open_run_ledger(scenario, out)
     federation = Federation(
         scenario,
         transport,
@@ -98,6 +94,31 @@ def run(
     if refusal is not None:
         raise refusal
     return report
+
+
+def open_run_ledger(scenario: Scenario, out: Path) -> Ledger:
+    """The ledger a run is charged to: its population's, as the named deployment may use it, or one in its own folder.
+
+    Raises:
+        InputError: the population's ledger is not there, is kept at another delta, or the deployment has no slice.
+        LedgerError: the ledger cannot be trusted.
+    """
+    asked = scenario.ledger
+    if asked.path is None:
+        ledger = Ledger.open(
+            out / "ledger.sqlite",
+            population=scenario.name,
+            epsilon_budget=scenario.privacy.epsilon,
+            target_delta=scenario.privacy.delta,
+        )
+    else:
+        ledger = open_ledger(Path(asked.path))
+        if ledger.target_delta != scenario.privacy.delta:
+            raise InputError(
+                f"{asked.path} is kept at delta {ledger.target_delta:g}, the scenario asks for "
+                f"{scenario.privacy.delta:g}: set privacy.delta = {ledger.target_delta:g}"
+            )
+    return ledger.charging(deployment=asked.deployment, window=asked.window)
 
 
 def make_report(federation: Federation, *, seconds: float) -> Report:
@@ -143,7 +164,8 @@ def _privacy(federation: Federation) -> Report:
     facts: Report = {
         "mode": scenario.privacy.mode,
         "epsilon": None,
-        "epsilon_budget": scenario.privacy.epsilon if scenario.private else None,
+        # The population's, which may hold more than this run.
+        "epsilon_budget": federation.ledger.epsilon_budget if scenario.private else None,
         "delta": scenario.privacy.delta,
         "unit": "user",
         "relation": "add/remove one user",
@@ -154,6 +176,8 @@ def _privacy(federation: Federation) -> Report:
         return facts
     spent: list[Any] = []
     for entry in federation.ledger.entries():
+        if entry.status == "released":
+            continue
         spent.append(entry.event)
         facts["releases"].append(
             {
@@ -253,5 +277,5 @@ def require_empty(out: Path) -> None:
     Raises:
         InputError: names the folder.
     """
-    if (out / "ledger.sqlite").exists():
+    if any((out / name).exists() for name in ("ledger.sqlite", "report.json")):
         raise InputError(f"{out} already holds a run's ledger: choose another --out, or remove the folder")

@@ -139,6 +139,20 @@ class FederationSection(_Section):
     deadline_s: Annotated[float, Field(gt=0.0)] = 300.0
 
 
+class LedgerSection(_Section):
+    """Where the server keeps the budget; left out, in the run folder, where it ends with the run.
+
+    Attributes:
+        path: a population's ledger (``fedtower budget open``); its terms are in the file and are not changed by a run.
+        deployment: whose slice of it the run may spend (``fedtower budget slice``).
+        window: the data window the clients' logs are from; needed once the ledger has closed one.
+    """
+
+    path: str | None = None
+    deployment: Annotated[str, Field(min_length=1)] | None = None
+    window: Annotated[str, Field(min_length=1)] | None = None
+
+
 class SimulationSection(_Section):
     """Only read by ``fedtower simulate`` and ``fedtower provision``: who the clients are."""
 
@@ -173,6 +187,7 @@ class Scenario(_Section):
     evaluation: EvaluationSection = EvaluationSection()
     shares: SharesSection = SharesSection()
     federation: FederationSection = FederationSection()
+    ledger: LedgerSection = LedgerSection()
     simulation: SimulationSection = SimulationSection()
 
     @model_validator(mode="after")
