@@ -22,6 +22,7 @@ from privacy.secagg.policy import SecaggPolicy
 from privacy.secagg.roster_file import load_roster
 from recsys_models.data.adapters import load
 from recsys_models.data.catalogue import Catalogue
+from recsys_models.devices import resolve_device
 
 
 class ClientConfig(BaseModel):
@@ -35,6 +36,7 @@ class ClientConfig(BaseModel):
         roster: JSON file, client id to Ed25519 public key in hex.
         state_dir: private model, ledger, record of answers.
         policy: see ``client.policy``.
+        device: where the encoder computes: "auto", "cpu" or "cuda[:n]".
         window: the data window the log is from; needed once this client's ledger has closed one.
         simulation_seed: only for tests and simulations: makes noise, sampling and masks repeatable, hence worthless
             as protection. Its use is written into the ledger's events.
@@ -50,6 +52,7 @@ class ClientConfig(BaseModel):
     roster: Path
     state_dir: Path = Path("state")
     policy: ClientPolicy = ClientPolicy()
+    device: str = "auto"
     window: Annotated[str, Field(min_length=1)] | None = None
     simulation_seed: Annotated[int, Field(ge=0)] | None = None
     handlers: str = "client.config:open_client"
@@ -103,6 +106,7 @@ def open_client(path: Path) -> ClientHandlers:
         randomness=randomness,
         state_dir=config.state_dir,
         window=config.window,
+        device=config.device,
     )
 
 
@@ -116,6 +120,7 @@ def build_client(
     randomness: RandomSource,
     state_dir: Path,
     window: str | None = None,
+    device: str = "auto",
 ) -> ClientHandlers:
     """Put a client together; the ledger and the record of answers are opened in ``state_dir``."""
     state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -145,4 +150,5 @@ def build_client(
         policy=policy,
         randomness=randomness.derive("noise"),
         state_dir=state_dir,
+        device=resolve_device(device),
     )
