@@ -50,7 +50,7 @@ def user_detail(
     """
     targets, histories = log.targets(stage), log.seen(stage)
     users = np.flatnonzero(targets >= 0)
-    scorer = ChannelScores(public.channels())
+    scorer = ChannelScores(public.channels(model.device))
     ranks, lists, new = [np.zeros(0, np.int64)], [np.zeros((0, LIST_LENGTH), np.int64)], [np.zeros(0)]
     for start in range(0, len(users), _BATCH):
         batch = users[start : start + _BATCH]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from client.model import ClientModel
 from client.public_state import PublicState
-from privacy.bounded import BoundedSum, UserContributions
+from privacy.bounded import BoundedSum
 from privacy.mechanisms.discrete_gaussian import add_noise
 from privacy.randomness import RandomSource
 from privacy.release_terms import ReleaseTerms

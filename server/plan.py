@@ -14,6 +14,7 @@ from privacy.accounting.calibration import gaussian_mu
 from privacy.accounting.plan import FederationPlan, choose_noise
 from privacy.accounting.schedule import ScheduledRelease, fit_to_budget
 from privacy.errors import InputError
+from privacy.wire.federation import most_behind
 from recsys_models.metrics.detail import DetailLayout
 from server.scenario import Scenario
 
@@ -63,14 +64,9 @@ def make_plan(
         colluding=colluding,
         protect_within_client=scenario.privacy.protect_within_client,
         catalogue_sha256=catalogue_sha256,
-        max_users=_room_for(max(users_of.values())),
+        max_users=most_behind(max(users_of.values())),
         settings=_settings(scenario, users, n_items),
     )
-
-
-def _room_for(enrolled: int) -> int:
-    """An upper bound on the true number behind a number rounded down to two digits."""
-    return enrolled + 10 ** max(len(str(enrolled)) - 2, 0)
 
 
 def _releases(scenario: Scenario, users: int) -> tuple[ScheduledRelease, ...]:

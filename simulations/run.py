@@ -20,6 +20,8 @@ from privacy.secagg.keys import Identity, Roster
 from recsys_models.data.adapters import load
 from recsys_models.data.dataset import Dataset
 from recsys_models.data.schema import LogColumns
+from recsys_models.data.splits import leave_last_out
+from recsys_models.errors import DataError
 from recsys_models.metrics.intervals import mean_estimate
 from recsys_models.metrics.ranking import mean_metrics, target_ranks
 from server.federation import Federation, Watcher
@@ -141,6 +143,10 @@ def simulate(
     if scenario.seed is None:
         scenario = scenario.model_copy(update={"seed": 0})
     dataset = load_dataset(scenario, data, columns)
+    if leave_last_out(dataset.sequences).evaluated.size == 0:
+        raise DataError(
+            f"{dataset.name}: no user has the 3 events that training, validation and test need: check the log"
+        )
     simulation = build_simulation(scenario, dataset, out / "clients")
     exact: dict[str, dict[str, float]] = {}
 
