@@ -78,13 +78,20 @@ def verify(
     report: Annotated[
         Path | None, typer.Option(help="A report.json, or its run folder, to compare with.")
     ] = None,
+    head: Annotated[
+        str | None,
+        typer.Option(help="A head hash noted earlier, such as a certificate's: it must be in the chain."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check the chain of hashes, recompute ε, and compare it with a report; exit code 4 if anything fails."""
+    from privacy.errors import LedgerError
     from server.ledger_statement import TOLERANCE, compare_with_report, open_ledger
 
     opened = open_ledger(ledger)
     opened.verify()
+    if head is not None and not opened.remembers(head):
+        raise LedgerError(f"{ledger}: never had the head {head}: an older copy, or another ledger")
     found: dict[str, Any] = {
         "population": opened.population,
         "epsilon": opened.epsilon_spent(),

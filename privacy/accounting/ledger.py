@@ -341,6 +341,15 @@ class Ledger:
         with self._log.transaction() as transaction:
             return transaction.rows[-1].hash
 
+    def remembers(self, head_hash: str) -> bool:
+        """Whether the ledger ever had this head: one that does not is another, or an older copy.
+
+        Raises:
+            LedgerError: the ledger cannot be trusted.
+        """
+        with self._log.transaction() as transaction:
+            return any(row.hash == head_hash for row in transaction.rows)
+
     # -- inside -----------------------------------------------------------------------------------------------
 
     def _state(self) -> LedgerState:

@@ -150,3 +150,31 @@ class TestVerify:
         counter.write_bytes(older[1])
         assert _call("verify", ledger_path, "--report", tmp_path / "run") == 4
         assert "claims epsilon" in capsys.readouterr().err
+
+    def test_older_copies_of_both_files_never_had_a_later_head(
+        self, ledger_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        counter = ledger_path.with_name(ledger_path.name + ".counter")
+        older = ledger_path.read_bytes(), counter.read_bytes()
+        early = open_ledger(ledger_path).head_hash()
+        open_ledger(ledger_path).reserve(ReleaseEvent("more", 9.0))
+        late = open_ledger(ledger_path).head_hash()
+        for head in (early, late):
+            assert _call("verify", ledger_path, "--head", head) == 0
+        ledger_path.write_bytes(older[0])
+        counter.write_bytes(older[1])
+        assert _call("verify", ledger_path, "--head", early) == 0
+        assert _call("verify", ledger_path, "--head", late) == 4
+        assert "never had the head" in capsys.readouterr().err
+
+
+def test_a_population_is_opened_and_its_budget_changed_on_the_record(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "shop.sqlite"
+    for budget in (8, 6):
+        assert _call("open", path, "--population", "shop", "--epsilon", budget) == 0
+    assert open_ledger(path).epsilon_budget == 6.0
+    assert _call("open", path, "--population", "other", "--epsilon", 8) == 2
+    assert _call("open", path, "--population", "shop", "--epsilon", 8, "--delta", 1e-6) == 2
+    assert capsys.readouterr().err.count("\n") == 2
