@@ -44,6 +44,7 @@ class LongRowSum:
         self._unit = unit
         self._total = np.zeros(length, dtype=np.float64)
         self._users = 0
+        self._buffers: dict[int, NDArray[np.float64]] = {}
 
     def add(self, blocks: Sequence[Block]) -> None:
         """Add one user; a user with a value that is not finite adds nothing.
@@ -54,21 +55,32 @@ class LongRowSum:
         if self._users >= _MOST_USERS:
             raise InputError(f"more than {_MOST_USERS} users in one sum: split them into batches")
         self._users += 1
-        values = [np.asarray(block, dtype=np.float64) for _, block in blocks]
-        norm = math.sqrt(sum(float(np.vdot(v, v)) for v in values))
+        steps = [self._copied(number, values) for number, (_, values) in enumerate(blocks)]
+        norm = math.sqrt(sum(float(np.vdot(s, s)) for s in steps))
         if not norm < math.inf:  # NaN, infinity, or a norm whose square overflows
             return
         reach = self._bound * self._unit
         factor = (reach / norm if norm > reach else 1.0) / self._unit
-        steps = [np.trunc(v * factor) for v in values]
         for _ in range(64):
+            for step in steps:
+                step *= factor
+                np.trunc(step, out=step)
             if _squared(steps, self._bound) <= self._bound * self._bound:
                 break
-            steps = [np.trunc(s * _SHRINK) for s in steps]
+            factor = _SHRINK
         else:
             return
         for (where, _), step in zip(blocks, steps, strict=True):
             self._total[where] += step
+
+    def _copied(self, number: int, values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        """A block in a buffer that is used again for the next user: fresh memory costs more than the arithmetic."""
+        buffer = self._buffers.get(number)
+        if buffer is None or buffer.size < values.size:
+            buffer = self._buffers[number] = np.empty(values.size, dtype=np.float64)
+        copied = buffer[: values.size]
+        copied[:] = values
+        return copied
 
     def total(self) -> BoundedSum:
         """The sum so far, with its bound."""

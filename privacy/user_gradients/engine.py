@@ -127,8 +127,13 @@ def per_user_gradients(
         )
     losses.sum().backward()  # a sum: the hooks then hold each user's gradient unscaled
     whole = _total_norm(parameters)
-    flat = [_per_user(name, p, users, whole) for name, p in parameters.items()]
-    encoder_BP = torch.cat(flat, dim=1) if flat else torch.zeros(users, 0, device=table.device)
+    encoder_BP = torch.empty(users, encoder_size(encoder), device=table.device)
+    start = 0
+    for name, parameter in parameters.items():
+        end = start + parameter.numel()
+        encoder_BP[:, start:end] = _per_user(name, parameter, users, whole)
+        cast("Any", parameter).grad_sample = None  # each is as large as what it was copied to
+        start = end
     slots = torch.zeros_like(vectors) if vectors.grad is None else vectors.grad
     _clear(encoder)
     kept_ids = item_ids if train_table else torch.full_like(item_ids, -1)

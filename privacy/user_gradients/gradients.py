@@ -140,8 +140,7 @@ def gather(encoder: Tensor, slot_gradients_BRD: Tensor, item_ids: Tensor, n_item
         n_items: rows of the tower.
     """
     users, dim = item_ids.shape[0], slot_gradients_BRD.shape[-1]
-    # A norm in float64 is finite exactly if every 32-bit entry is: one pass instead of three.
-    encoder_norms = torch.linalg.vector_norm(encoder, dim=1, dtype=torch.float64)
+    encoder_norms = _norms(encoder)
     finite = encoder_norms.isfinite() & slot_gradients_BRD.isfinite().flatten(1).all(dim=1)
     if not bool(finite.all()):
         encoder = torch.where(finite.unsqueeze(1), encoder, 0.0)
@@ -155,8 +154,7 @@ def gather(encoder: Tensor, slot_gradients_BRD: Tensor, item_ids: Tensor, n_item
     rows.index_add_(0, row_of_slot, slot_gradients_BRD[filled])
     user_of_row = cells // n_items
 
-    row_norms = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
-    squared = encoder_norms.square().index_add(0, user_of_row, row_norms.square())
+    squared = encoder_norms.square().index_add(0, user_of_row, _norms(rows).square())
     counts = torch.bincount(user_of_row, minlength=users)
     return UserGradients(
         encoder=encoder,
@@ -166,6 +164,15 @@ def gather(encoder: Tensor, slot_gradients_BRD: Tensor, item_ids: Tensor, n_item
         norms=squared.sqrt(),
         dropped_users=int((~finite).sum()),
     )
+
+
+def _norms(rows: Tensor) -> Tensor:
+    """Float64 norm of each row, finite exactly if all its entries are, good to about 1e-6."""
+    norms = torch.linalg.vector_norm(rows, dim=1)
+    if not bool(norms.isfinite().all()):
+        # Squares may have overflowed 32 bits; this pass is five times slower and cannot.
+        return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+    return norms.double()
 
 
 def _numpy(tensor: Tensor) -> NDArray[Any]:
