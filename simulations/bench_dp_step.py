@@ -110,7 +110,7 @@ def our_step(given: Problem, *, lazy: bool) -> Step:
             encoder_part = BoundedSum(total.values[:parameters], total.l2_bound, unit, total.users)
             values = np.concatenate([noised(encoder_part), total.values[parameters:]])
             owed.step()
-        set_encoder_gradient(encoder, values[:parameters] * (unit / USERS))
+        set_encoder_gradient(encoder, values[:parameters].astype(np.float64) * (unit / USERS))
         optimizer.step()
         move(touched, values[parameters:])
 

@@ -181,6 +181,25 @@ def bench_quality(
     finish(ok=result["ok"], check=check)
 
 
+@bench.command("dp-step", cls=SpacedLists)
+def bench_dp_step(
+    items: Annotated[list[str], typer.Option("--items", help="Sizes of the item table.")] = [
+        "4e3",
+        "1e5",
+        "1e6",
+    ],  # noqa: B006
+    rounds: Annotated[int, typer.Option("--rounds", help="Interleaved steps of each engine.")] = 9,
+    as_json: AsJson = False,
+    check: Check = False,
+) -> None:
+    """Time and memory of one private step: no DP, Opacus' hooks, ghost clipping, ours."""
+    from simulations.bench_dp_step import format_table, run
+
+    result = run([whole_number(size) for size in items], rounds=rounds)
+    show(result, as_json=as_json, lines=[format_table(result)])
+    finish(ok=result["ok"], check=check)
+
+
 @demo.command("secagg")
 def demo_secagg(
     clients: Annotated[int, typer.Option("--clients", help="Cohort size.")] = 50,
