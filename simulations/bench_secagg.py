@@ -78,10 +78,14 @@ def shortfalls(result: dict[str, Any]) -> list[str]:
                     missed.append(f"{side} is {row[f'{side}_speedup']:.1f} x Flower's speed, below {reach} x")
         # Beside the words an upload holds sealed shares, quadratic in the cohort and independent of the length.
         if row["words"] >= 1_000_000 and abs(row["upload_bytes"] / (4 * row["words"]) - 1) > UPLOAD_MARGIN:
-            missed.append(f"an upload of {row['words']} words has {row['upload_bytes']} bytes, not 4 bytes a word ± 3 %")
+            missed.append(
+                f"an upload of {row['words']} words has {row['upload_bytes']} bytes, not 4 bytes a word ± 3 %"
+            )
     reference = result["mask_stream"]["openssl_speed_gb_per_s"]
     if reference and result["mask_stream"]["stream_gb_per_s"] < STREAM_SHARE * reference:
-        missed.append(f"the mask stream is slower than {STREAM_SHARE:.0%} of openssl speed's {reference:.1f} GB/s")
+        missed.append(
+            f"the mask stream is slower than {STREAM_SHARE:.0%} of openssl speed's {reference:.1f} GB/s"
+        )
     return missed
 
 
