@@ -54,6 +54,7 @@ test: check
 
 test-all: check
 	@echo "check    all tests" && $(PYTEST)
+	@echo "check    guards"    && $(BIN)/python -m tests.privacy.secagg.mutation
 
 format: $(STAMP)
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
