@@ -183,11 +183,9 @@ def bench_quality(
 
 @bench.command("dp-step", cls=SpacedLists)
 def bench_dp_step(
-    items: Annotated[list[str], typer.Option("--items", help="Sizes of the item table.")] = [
-        "4e3",
-        "1e5",
-        "1e6",
-    ],  # noqa: B006
+    items: Annotated[
+        list[str] | None, typer.Option("--items", help="Sizes of the item table; 4e3 1e5 1e6 if left out.")
+    ] = None,
     rounds: Annotated[int, typer.Option("--rounds", help="Interleaved steps of each engine.")] = 9,
     as_json: AsJson = False,
     check: Check = False,
@@ -195,7 +193,7 @@ def bench_dp_step(
     """Time and memory of one private step: no DP, Opacus' hooks, ghost clipping, ours."""
     from simulations.bench_dp_step import format_table, run
 
-    result = run([whole_number(size) for size in items], rounds=rounds)
+    result = run([whole_number(size) for size in items or ("4e3", "1e5", "1e6")], rounds=rounds)
     show(result, as_json=as_json, lines=[format_table(result)])
     finish(ok=result["ok"], check=check)
 
