@@ -107,10 +107,7 @@ def run(schedules: int = 500, seed: int = 0, planted: Planted = "none") -> dict[
     totals: Counter[str] = Counter()
     points: Counter[str] = Counter()
     largest_difference = 0.0
-    # A killed process loses nothing that it wrote, on disk or not: memory spares the wait for a disk.
-    memory = Path("/dev/shm")
-    where = memory if os.access(memory, os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="fedtower-ledgers-", dir=where) as folder:
+    with scratch_folder() as folder:
         typical_s = _typical_start(Path(folder) / "clean", noise)
         for number in range(schedules):
             life = _Life(Path(folder) / str(number), noise, planted)
@@ -128,6 +125,13 @@ def run(schedules: int = 500, seed: int = 0, planted: Planted = "none") -> dict[
     }
     result["ok"] = not any(result[name] for name in _MUST_BE_ZERO)
     return result
+
+
+def scratch_folder() -> tempfile.TemporaryDirectory[str]:
+    """A folder in memory where there is one: a killed process loses nothing it wrote, on disk or not."""
+    memory = Path("/dev/shm")
+    where = memory if os.access(memory, os.W_OK) else None
+    return tempfile.TemporaryDirectory(prefix="fedtower-ledgers-", dir=where)
 
 
 _MUST_BE_ZERO = ("overspends", "releases_without_entry", "epsilon_mismatches")
