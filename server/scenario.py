@@ -176,7 +176,7 @@ class Scenario(_Section):
 
     name: str = "built-in"
     recipe: Literal["statistics", "gradients", "hybrid"] = "hybrid"
-    encoder: Literal["attention", "gru", "mean-pool"] = "attention"
+    encoder: Literal["attention", "gated-attention", "hstu", "gru", "cnn", "mean-pool"] = "attention"
     device: str = "auto"
     seed: Annotated[int, Field(ge=0)] | None = None
     privacy: PrivacySection = PrivacySection()

@@ -7,6 +7,8 @@ per-user gradients under Opacus' hooks.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -20,10 +22,20 @@ class AttentionTrunk(nn.Module):
 
     Counting from the oldest valid item (not from the left edge of the tensor) makes the state after an item
     independent of padding and of later items.
+
+    ``block`` builds a block from ``(dim, heads, dropout)``; called with (hidden_BLD, allowed_B1LL), it
+    returns hidden_BLD.
     """
 
     def __init__(
-        self, dim: int, *, max_length: int, blocks: int = 2, heads: int = 1, dropout: float = 0.0
+        self,
+        dim: int,
+        *,
+        max_length: int,
+        blocks: int = 2,
+        heads: int = 1,
+        dropout: float = 0.0,
+        block: Callable[[int, int, float], nn.Module] | None = None,
     ) -> None:
         super().__init__()
         if heads < 1 or dim % heads:
@@ -31,7 +43,7 @@ class AttentionTrunk(nn.Module):
         self.position = nn.Embedding(max_length, dim)
         nn.init.normal_(self.position.weight, std=0.02)
         self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(_Block(dim, heads, dropout) for _ in range(blocks))
+        self.blocks = nn.ModuleList((block or AttentionBlock)(dim, heads, dropout) for _ in range(blocks))
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, items_BLD: Tensor, mask_BL: Tensor) -> Tensor:
@@ -46,7 +58,9 @@ class AttentionTrunk(nn.Module):
         return normed_BLD
 
 
-class _Block(nn.Module):
+class AttentionBlock(nn.Module):
+    """Attention and a feed-forward net, each added to what came in."""
+
     def __init__(self, dim: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.heads = heads
@@ -59,15 +73,30 @@ class _Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, hidden_BLD: Tensor, allowed_B1LL: Tensor) -> Tensor:
-        hidden_BLD = hidden_BLD + self.dropout(self._attend(self.attention_norm(hidden_BLD), allowed_B1LL))
+        """Returns hidden_BLD."""
+        projected_BLE = self.query_key_value(self.attention_norm(hidden_BLD))
+        mixed_BLD = self.attention_out(attend(projected_BLE, self.heads, allowed_B1LL))
+        hidden_BLD = hidden_BLD + self.dropout(mixed_BLD)
         fed_BLD = self.feed_out(torch.relu(self.feed_in(self.feed_norm(hidden_BLD))))
         return hidden_BLD + self.dropout(fed_BLD)
 
-    def _attend(self, hidden_BLD: Tensor, allowed_B1LL: Tensor) -> Tensor:
-        batch, length, dim = hidden_BLD.shape
-        query, key, value = (
-            part.reshape(batch, length, self.heads, dim // self.heads).transpose(1, 2)
-            for part in self.query_key_value(hidden_BLD).chunk(3, dim=-1)
-        )
-        mixed_BHLK = functional.scaled_dot_product_attention(query, key, value, attn_mask=allowed_B1LL)
-        return self.attention_out(mixed_BHLK.transpose(1, 2).reshape(batch, length, dim))
+
+def attend(query_key_value_BLE: Tensor, heads: int, allowed_B1LL: Tensor) -> Tensor:
+    """Softmax attention of ``heads`` heads on queries, keys and values that lie side by side, ``E = 3 D``.
+
+    Returns mixed_BLD, before the output projection.
+    """
+    query, key, value = (split_heads(part_BLD, heads) for part_BLD in query_key_value_BLE.chunk(3, dim=-1))
+    mixed_BHLK = functional.scaled_dot_product_attention(query, key, value, attn_mask=allowed_B1LL)
+    return join_heads(mixed_BHLK)
+
+
+def split_heads(part_BLD: Tensor, heads: int) -> Tensor:
+    """[B, L, D] as [B, heads, L, D / heads]."""
+    batch, length, dim = part_BLD.shape
+    return part_BLD.reshape(batch, length, heads, dim // heads).transpose(1, 2)
+
+
+def join_heads(part_BHLK: Tensor) -> Tensor:
+    """[B, heads, L, K] as [B, L, heads * K]."""
+    return part_BHLK.transpose(1, 2).flatten(2)

@@ -1,16 +1,40 @@
-"""Encoders by name."""
+"""Encoders by name, and sizes to build them in."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from torch import nn
 
 from recsys_models.encoders.attention import AttentionTrunk
 from recsys_models.encoders.base import Start, UserEncoder
+from recsys_models.encoders.cnn import CnnTrunk
+from recsys_models.encoders.gated_attention import GatedAttentionBlock
 from recsys_models.encoders.gru import GruTrunk
+from recsys_models.encoders.hstu import HstuTrunk
 from recsys_models.encoders.mean_pool import MeanPoolTrunk
 from recsys_models.errors import DataError
 
-ENCODERS = ("mean-pool", "gru", "attention")
+ENCODERS = ("mean-pool", "gru", "attention", "gated-attention", "cnn", "hstu")
+
+
+@dataclass(frozen=True)
+class EncoderSize:
+    """Width and depth of an encoder; see :func:`build_encoder`."""
+
+    dim: int
+    blocks: int
+    heads: int
+
+
+ENCODER_SIZES: Mapping[str, EncoderSize] = {
+    "S": EncoderSize(dim=32, blocks=1, heads=1),
+    "M": EncoderSize(dim=64, blocks=2, heads=2),
+    "L": EncoderSize(dim=128, blocks=4, heads=4),
+}
+"""S is the default of a federation and bears the noise of private training best; M is about that of the
+published SASRec; L asks for much data, no noise and a GPU. ``dim`` is also the width of the item tower."""
 
 
 def build_encoder(
@@ -31,8 +55,8 @@ def build_encoder(
         name: one of :data:`ENCODERS`.
         dim: width of item and user vectors.
         max_length: longest history, in items.
-        blocks: hidden layers, GRU layers or transformer blocks.
-        heads: attention heads; ignored by the others.
+        blocks: hidden layers, GRU layers, transformer blocks, or pairs of convolutions.
+        heads: attention heads of "attention", "gated-attention" and "hstu"; ignored by the others.
         dropout: probability, in [0, 1).
         start: ``"pooled"`` (an untrained encoder is the recency-weighted mean) or ``"random"``.
         decay: initial recency weight of the pooled start, in (0, 1].
@@ -47,15 +71,25 @@ def build_encoder(
         )
     if not 0.0 <= dropout < 1.0:
         raise DataError(f"dropout must be in [0, 1), got {dropout!r}")
-    trunk: nn.Module
-    if name == "mean-pool":
-        trunk = MeanPoolTrunk(dim, max_length=max_length, blocks=blocks, dropout=dropout)
-    elif name == "gru":
-        trunk = GruTrunk(dim, blocks=blocks, dropout=dropout)
-    elif name == "attention":
-        trunk = AttentionTrunk(dim, max_length=max_length, blocks=blocks, heads=heads, dropout=dropout)
-    else:
-        raise DataError(f"unknown encoder {name!r}; choose one of {', '.join(ENCODERS)}")
+    trunk = _build_trunk(name, dim, max_length, blocks, heads, dropout)
     return UserEncoder(
         trunk, dim=dim, max_length=max_length, start=start, decay=decay, input_scale=input_scale
     )
+
+
+def _build_trunk(name: str, dim: int, max_length: int, blocks: int, heads: int, dropout: float) -> nn.Module:
+    if name == "mean-pool":
+        return MeanPoolTrunk(dim, max_length=max_length, blocks=blocks, dropout=dropout)
+    if name == "gru":
+        return GruTrunk(dim, blocks=blocks, dropout=dropout)
+    if name == "attention":
+        return AttentionTrunk(dim, max_length=max_length, blocks=blocks, heads=heads, dropout=dropout)
+    if name == "gated-attention":
+        return AttentionTrunk(
+            dim, max_length=max_length, blocks=blocks, heads=heads, dropout=dropout, block=GatedAttentionBlock
+        )
+    if name == "cnn":
+        return CnnTrunk(dim, max_length=max_length, blocks=blocks, dropout=dropout)
+    if name == "hstu":
+        return HstuTrunk(dim, max_length=max_length, blocks=blocks, heads=heads, dropout=dropout)
+    raise DataError(f"unknown encoder {name!r}; choose one of {', '.join(ENCODERS)}")
