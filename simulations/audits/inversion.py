@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from client.gradients import GradientTrainer, empty_contributions
+from client.gradients import GradientTrainer
+from privacy.bounded import UserContributions
 from privacy.randomness import SeededRandomness
 from privacy.secagg import Section, VectorSchema
 from privacy.secagg.messages import Upload
@@ -107,7 +108,8 @@ def _update(engine: Engine, user: int) -> NDArray[np.int64]:
 def _noise(engine: Engine, number: int) -> NDArray[np.int64]:
     """One client's share, drawn as the client draws it: by protecting nothing."""
     terms = engine.terms("gradients")
-    return terms.protect(empty_contributions(terms.length), SeededRandomness(engine.seed + 1000 + number))
+    nobody = UserContributions.from_dense(np.zeros((0, terms.length)))
+    return terms.protect(nobody, SeededRandomness(engine.seed + 1000 + number))
 
 
 def _masked(values: NDArray[np.int64], number: int) -> NDArray[np.int64]:

@@ -1,0 +1,123 @@
+"""Each audit passes on the sound engine and notices its fault; the whole table is a slow test."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from server.scenario import parse_scenario
+from simulations.audit_cli import audit
+from simulations.audits import canary, inversion, membership, planted, sensitivity, uploads
+
+SMALL = parse_scenario(
+    {
+        "model": {"dim": 8, "max_length": 12},
+        "gradients": {"negatives": 8, "min_users": 0},
+        "encoder": "attention",
+    },
+    source="test",
+)
+
+
+@pytest.mark.parametrize("encoder", ["attention", "gru", "mean-pool"])
+def test_no_user_exceeds_a_bound(encoder: str):
+    result = sensitivity.run(SMALL.model_copy(update={"encoder": encoder}), seed=1, random_users=2)
+    assert result["ok"], result["findings"]
+    kinds = {row["kind"] for row in result["releases"]}
+    assert {"popularity", "statistics", "gradients", "fit", "metrics"} <= kinds
+    assert all(0.9 < row["of_bound"] <= 1.0 + sensitivity.ROUNDING for row in result["releases"])
+    assert "no user exceeds a bound" in sensitivity.format_table(result)
+
+
+@pytest.mark.parametrize("fault", ["clip x 1.3", "clip off", "tied weights used functionally"])
+def test_sensitivity_notices(fault: str):
+    with planted.FAULTS[fault]():
+        result = sensitivity.run(SMALL, seed=1, random_users=0)
+    assert not result["ok"]
+    assert "FOUND" in sensitivity.format_table(result)
+
+
+def test_the_clip_of_gradients_is_audited_by_itself():
+    """Not only by the rows of numbers that every release is tried with."""
+    with planted.FAULTS["clip x 1.3"]():
+        findings = sensitivity.run(SMALL, seed=1, random_users=0)["findings"]
+    assert any(finding.startswith("gradients: the engine is") for finding in findings)
+
+
+def test_canaries_meet_the_claim_and_notice_missing_noise():
+    small = {"canaries": 300, "releases": 3, "items": 150}
+    sound = canary.run(SMALL, seed=2, **small)
+    assert sound["ok"], sound["findings"]
+    for row in sound["rows"]:
+        assert row["estimate_less_tolerance"] <= row["claim"]
+        assert row["lower_bound_95"] <= row["claim"]
+        if row["view"] == "as released":
+            assert row["estimate"] <= row["claim"]
+        else:
+            assert row["estimate"] > 0.5 * row["claim"]  # the attack is no weaker than it could be
+    assert "estimate" in canary.format_table(sound)
+    assert "lower bound" in canary.format_table(sound)
+    with planted.FAULTS["noise off"]():
+        assert not canary.run(SMALL, seed=2, **small)["ok"]
+
+
+@pytest.mark.parametrize("fault", [None, "metrics uncharged", "mask reuse"])
+def test_uploads(fault: str | None):
+    if fault is None:
+        result = uploads.run(SMALL, seed=1)
+        assert result["ok"], result["findings"]
+        assert result["pairs"] >= 3
+        return
+    with planted.FAULTS[fault]():
+        result = uploads.run(SMALL, seed=1)
+    assert any(("ledger" if fault == "metrics uncharged" else "one mask") in f for f in result["findings"])
+
+
+def test_random_words_are_not_alike_and_small_ones_are():
+    words = np.random.default_rng(0).integers(0, 2**32, 300, dtype=np.uint32)
+    assert uploads.concentration(words) < uploads.MOST_ALIKE
+    assert uploads.concentration(np.arange(300, dtype=np.uint32) - np.uint32(150)) == 1.0
+
+
+def test_inversion_works_unprotected_and_nowhere_else():
+    result = inversion.run(parse_scenario({"model": {"dim": 16}}, source="test"), users=6, seed=1)
+    assert result["ok"], result["findings"]
+    assert result["stages"]["unprotected update"] > 0.5
+    assert result["stages"]["masked upload"] < result["stages"]["unprotected update"] - 0.3
+
+
+def test_membership_scores():
+    scores = membership.Scores(np.array([3.0, 2.0, 2.0]), np.array([1.0, 2.0] * 50))
+    assert scores.area == pytest.approx((100 + 2 * 75) / 300)
+    assert scores.true_positives(0.01) == pytest.approx(1 / 3)
+    assert scores.true_positives(0.6) == 1.0
+    assert membership.most_true_positives(1.0, 1e-5, 0.01) == pytest.approx(0.0271928, abs=1e-4)
+    assert (
+        membership.gaussian_true_positives(1.0, 1e-5, 0.01)
+        < membership.most_true_positives(1.0, 1e-5, 0.01) + 0.02
+    )
+
+
+@pytest.mark.slow
+def test_membership_stays_below_what_epsilon_allows():
+    result = membership.run(SMALL, users=300, items=80, seed=1)
+    assert result["ok"], result["findings"]
+    assert result["area_without_privacy"] > result["area"] - 0.05
+    assert "area under the curve" in membership.format_table(result)
+
+
+@pytest.mark.slow
+def test_every_planted_fault_is_flagged_and_clean_runs_stay_clean():
+    result = planted.run(SMALL, clean_runs=3, seed=5)
+    assert result["ok"], planted.format_table(result)
+    assert planted.format_table(result).splitlines()[-1] == (
+        "flagged 6/6 planted faults, 0 false alarms in 3 clean runs"
+    )
+
+
+def test_the_command_line_offers_the_audits():
+    shown = CliRunner().invoke(audit, [])
+    assert shown.exit_code == 0
+    for command in ("sensitivity", "canary", "uploads", "membership", "inversion", "--planted"):
+        assert command in shown.output
