@@ -25,9 +25,8 @@ from privacy.errors import InputError
 from privacy.mechanisms.discrete_gaussian import add_noise
 from privacy.randomness import RandomSource
 
-_STEPS = (
-    2**13
-)  # grid steps for one half: the noise of any sensible multiplier is then thousands of steps wide
+# Grid steps for one half: noise is hundreds of steps wide and more, up to a multiplier of 128.
+_STEPS = 2**10
 
 
 @dataclass(frozen=True)
