@@ -148,3 +148,13 @@ def test_the_command_prints_it(
         assert wanted in out
     assert _call("plan", "--epsilon", 0) == 2
     assert "privacy.epsilon" in capsys.readouterr().err
+
+
+def test_the_table_in_the_repository_has_every_cell_it_is_asked_for() -> None:
+    measured = read_measured()
+    assert "fedtower bench budget" in measured["command"]
+    for users in (100, 2000, 10**6):
+        for budget in (0.1, 2.0, 50.0):
+            expected = expected_quality(measured, users, budget)
+            assert set(expected["recipes"]) == {"statistics", "hybrid"}
+            assert expected["recommended"] in expected["recipes"]
