@@ -1,6 +1,5 @@
 """Dilated causal convolutions over item vectors (Yuan et al., "A Simple Convolutional Generative Network for
-Next Item Recommendation" (NextItNet), WSDM 2019, section 3.3 and figure 3b), with layer norms before the
-convolutions.
+Next Item Recommendation" (NextItNet), WSDM 2019, section 3), with layer norms before the convolutions.
 
 Each convolution looks back over a few positions, further apart from layer to layer, so a few layers see a
 whole history and, unlike attention, their cost grows only linearly with its length.

@@ -1,5 +1,5 @@
 """Hierarchical sequential transduction units (Zhai et al., "Actions Speak Louder than Words: Trillion-Parameter
-Sequential Transducers for Generative Recommendations", ICML 2024, section 3.1, equations 1-3).
+Sequential Transducers for Generative Recommendations", ICML 2024, section 3, equations 1-3).
 
 Attention without a softmax: its weights do not add up to one, so a user vector keeps how *much* of a taste
 there was, which a softmax divides away. What differs from the paper, and why:
