@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from recsys_models.errors import DataError
 from recsys_models.losses import full_softmax, sampled_softmax
+from recsys_models.sampled_losses import SampledLoss
 
 EMPTY_SLOT = -1
 
@@ -32,12 +33,14 @@ class NextItemBatch:
             the whole catalogue in order (full softmax).
         frozen_catalogue: [n_items, d] vectors that carry no gradient, for training against a fixed tower with
             a full softmax; then there are no candidate slots.
+        loss: of sampled candidates.
     """
 
     item_ids: Tensor
     mask: Tensor
     log_expected_count: Tensor | None = None
     frozen_catalogue: Tensor | None = None
+    loss: SampledLoss = sampled_softmax
 
     @property
     def n_users(self) -> int:
@@ -54,7 +57,7 @@ class NextItemBatch:
         if self.log_expected_count is None:
             catalogue = candidates_BCD if self.frozen_catalogue is None else self.frozen_catalogue
             return full_softmax(users_BLD, catalogue, positive_columns_BL=target_ids_BL, valid_BL=valid_BL)
-        return sampled_softmax(
+        return self.loss(
             users_BLD,
             vectors_BRD[:, 1:window],
             candidates_BCD,
@@ -77,11 +80,12 @@ class NextItemBatch:
     def to(self, device: torch.device) -> NextItemBatch:
         """The same batch on ``device``."""
         counts, frozen = self.log_expected_count, self.frozen_catalogue
-        return NextItemBatch(
-            self.item_ids.to(device),
-            self.mask.to(device),
-            None if counts is None else counts.to(device),
-            None if frozen is None else frozen.to(device),
+        return replace(
+            self,
+            item_ids=self.item_ids.to(device),
+            mask=self.mask.to(device),
+            log_expected_count=None if counts is None else counts.to(device),
+            frozen_catalogue=None if frozen is None else frozen.to(device),
         )
 
 
@@ -93,6 +97,7 @@ def next_item_batch(
     log_expected_count: NDArray[np.float32] | None = None,
     n_items: int | None = None,
     frozen_catalogue: Tensor | None = None,
+    loss: SampledLoss = sampled_softmax,
 ) -> NextItemBatch:
     """Packs histories (oldest first) with sampled negatives, or with the whole catalogue.
 
@@ -103,14 +108,18 @@ def next_item_batch(
         log_expected_count: [B, N], from :meth:`recsys_models.negatives.CatalogueSampler.log_expected_count`.
         n_items: instead of negatives: full softmax over a trainable catalogue of this size.
         frozen_catalogue: instead of both: full softmax over these vectors, which take no gradient.
+        loss: of sampled negatives, by name from :func:`recsys_models.sampled_losses.sampled_loss`.
 
     Raises:
-        DataError: unless exactly one kind of candidates is given, with fitting shapes.
+        DataError: unless exactly one kind of candidates is given, with fitting shapes; for a loss of sampled
+            negatives without any.
     """
     window_ids, mask = window(histories, max_length + 1, at_least=2)
     kinds = (negatives is not None) + (n_items is not None) + (frozen_catalogue is not None)
     if kinds != 1:
         raise DataError(f"give exactly one of negatives, n_items and frozen_catalogue; got {kinds}")
+    if negatives is None and loss is not sampled_softmax:
+        raise DataError("this loss needs sampled negatives; a whole catalogue is for the full softmax")
     counts = None
     if negatives is not None:
         if negatives.ndim != 2 or negatives.shape[0] != len(histories):
@@ -122,7 +131,7 @@ def next_item_batch(
     elif n_items is not None:
         catalogue = np.broadcast_to(np.arange(n_items, dtype=np.int64), (len(histories), n_items))
         window_ids = np.concatenate([window_ids, catalogue], axis=1)
-    return NextItemBatch(torch.from_numpy(window_ids), torch.from_numpy(mask), counts, frozen_catalogue)
+    return NextItemBatch(torch.from_numpy(window_ids), torch.from_numpy(mask), counts, frozen_catalogue, loss)
 
 
 def window(

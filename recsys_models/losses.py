@@ -46,13 +46,11 @@ def sampled_softmax(
     Returns:
         loss_B; zero for a user without a valid position.
     """
-    negatives_BND = _batched(negatives_BND, 3)
-    negative_ids_BN = _batched(negative_ids_BN, 2)
-    correction_BN = _batched(log_expected_count_BN, 2)
-    positive_BL = (users_BLD * positives_BLD).sum(-1)
-    negative_BLN = users_BLD @ negatives_BND.transpose(1, 2) - correction_BN.unsqueeze(1)
-    hit_BLN = negative_ids_BN.unsqueeze(1) == positive_ids_BL.unsqueeze(-1)
-    negative_BLN = negative_BLN.masked_fill(hit_BLN, -torch.inf)
+    positive_BL, negative_BLN, kept_BLN = sampled_scores(
+        users_BLD, positives_BLD, negatives_BND, positive_ids_BL, negative_ids_BN
+    )
+    negative_BLN = negative_BLN - _batched(log_expected_count_BN, 2).unsqueeze(1)
+    negative_BLN = negative_BLN.masked_fill(~kept_BLN, -torch.inf)
     logits_BLC = torch.cat([positive_BL.unsqueeze(-1), negative_BLN], dim=-1)
     return mean_over_own_positions(torch.logsumexp(logits_BLC, dim=-1) - positive_BL, valid_BL)
 
@@ -75,6 +73,24 @@ def full_softmax(
     columns_BL = positive_columns_BL.masked_fill(~valid_BL, 0)
     positive_BL = logits_BLC.gather(-1, columns_BL.unsqueeze(-1)).squeeze(-1)
     return mean_over_own_positions(torch.logsumexp(logits_BLC, dim=-1) - positive_BL, valid_BL)
+
+
+def sampled_scores(
+    users_BLD: Tensor,
+    positives_BLD: Tensor,
+    negatives_BND: Tensor,
+    positive_ids_BL: Tensor,
+    negative_ids_BN: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Dot products of what came next and of the sampled items; see :func:`sampled_softmax`.
+
+    Returns:
+        positive_BL, negative_BLN, and kept_BLN: False where a negative is the position's own positive.
+    """
+    positive_BL = (users_BLD * positives_BLD).sum(-1)
+    negative_BLN = users_BLD @ _batched(negatives_BND, 3).transpose(1, 2)
+    kept_BLN = _batched(negative_ids_BN, 2).unsqueeze(1) != positive_ids_BL.unsqueeze(-1)
+    return positive_BL, negative_BLN, kept_BLN
 
 
 def mean_over_own_positions(values_BL: Tensor, valid_BL: Tensor) -> Tensor:

@@ -18,8 +18,9 @@ from recsys_models.data.sequences import Sequences
 from recsys_models.devices import resolve_device
 from recsys_models.encoders.base import UserEncoder
 from recsys_models.errors import DataError
-from recsys_models.losses import full_softmax, sampled_softmax
+from recsys_models.losses import full_softmax
 from recsys_models.negatives import CatalogueSampler
+from recsys_models.sampled_losses import SAMPLED_LOSSES, SampledLoss, sampled_loss
 
 Histories = Sequence[NDArray[np.int64]]
 
@@ -33,6 +34,7 @@ class TrainingSettings:
         batch_size: windows per step.
         learning_rate: of Adam.
         negatives: sampled catalogue items shared by a step; 0 for a full softmax.
+        loss: one of :data:`recsys_models.sampled_losses.SAMPLED_LOSSES`, where there are negatives.
         device: see :func:`recsys_models.devices.resolve_device`.
     """
 
@@ -40,6 +42,7 @@ class TrainingSettings:
     batch_size: int = 128
     learning_rate: float = 2e-3
     negatives: int = 0
+    loss: str = "sampled-softmax"
     device: str = "auto"
 
     def __post_init__(self) -> None:
@@ -47,6 +50,10 @@ class TrainingSettings:
             raise DataError(f"epochs and batch_size must be at least 1, negatives at least 0: {self}")
         if not 0.0 < self.learning_rate < float("inf"):
             raise DataError(f"learning_rate must be positive and finite, got {self.learning_rate!r}")
+        if self.loss not in SAMPLED_LOSSES:
+            raise DataError(f"unknown loss {self.loss!r}; choose one of {', '.join(SAMPLED_LOSSES)}")
+        if self.loss != "sampled-softmax" and not self.negatives:
+            raise DataError(f"loss {self.loss!r} needs negatives; 0 negatives is a full softmax")
 
 
 def train_centrally(
@@ -81,6 +88,7 @@ def train_centrally(
     tower.to(device).train()
     optimiser = torch.optim.Adam([*encoder.parameters(), *tower.parameters()], lr=settings.learning_rate)
     sampler = CatalogueSampler(n_items)
+    sampled = sampled_loss(settings.loss, negatives=max(1, settings.negatives), n_items=n_items)
     losses: list[float] = []
     for _ in range(settings.epochs):
         windows = training_windows(train, encoder.max_length, generator)
@@ -89,7 +97,7 @@ def train_centrally(
         for start in range(0, len(windows), settings.batch_size):
             chosen = [windows[position] for position in order[start : start + settings.batch_size]]
             negatives = sampler.sample(generator.random(settings.negatives)) if settings.negatives else None
-            loss = _batch_loss(encoder, tower, chosen, negatives, sampler, device)
+            loss = _batch_loss(encoder, tower, chosen, negatives, sampler, sampled, device)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -146,6 +154,7 @@ def _batch_loss(
     histories: Histories,
     negatives: NDArray[np.int64] | None,
     sampler: CatalogueSampler,
+    sampled: SampledLoss,
     device: torch.device,
 ) -> Tensor:
     ids, mask = window(histories, encoder.max_length + 1, at_least=2)
@@ -159,7 +168,7 @@ def _batch_loss(
         return full_softmax(users_BLD, catalogue, positive_columns_BL=targets_BL, valid_BL=valid_BL).mean()
     negatives_N = torch.from_numpy(negatives).to(device)
     correction = torch.from_numpy(sampler.log_expected_count(negatives, negatives.size)).to(device)
-    return sampled_softmax(
+    return sampled(
         users_BLD,
         vectors_BWD[:, 1:],
         tower(negatives_N),

@@ -46,6 +46,19 @@ def test_learns_a_certain_next_item(name: str, negatives: int) -> None:
     assert after > 0.9
 
 
+@pytest.mark.parametrize("loss", ["bpr", "bce", "gbce"])
+def test_learns_with_every_loss(loss: str) -> None:
+    torch.manual_seed(0)
+    train = circle(64, 8)
+    encoder, tower = build_encoder("mean-pool", 16, max_length=8), nn.Embedding(N_ITEMS, 16)
+    targets = (train.items[train.offsets[1:] - 1] + 1) % N_ITEMS
+    settings = TrainingSettings(
+        epochs=60, batch_size=32, learning_rate=1e-2, negatives=8, loss=loss, device="cpu"
+    )
+    train_centrally(encoder, tower, train, settings, np.random.default_rng(1))
+    assert evaluate(EncoderScorer(encoder, tower.weight.detach()), train, targets).means((1,))["hit@1"] > 0.9
+
+
 def test_windows_hold_every_next_item_pair_once() -> None:
     train = Sequences(
         ["a", "b", "c"],
@@ -90,7 +103,10 @@ def test_refuses_users_with_nothing_to_learn() -> None:
         )
 
 
-@pytest.mark.parametrize("change", [{"epochs": 0}, {"learning_rate": float("nan")}, {"negatives": -1}])
+@pytest.mark.parametrize(
+    "change",
+    [{"epochs": 0}, {"learning_rate": float("nan")}, {"negatives": -1}, {"loss": "hinge"}, {"loss": "bpr"}],
+)
 def test_refuses_bad_settings(change: dict[str, float]) -> None:
     with pytest.raises(DataError):
         TrainingSettings(**change)
