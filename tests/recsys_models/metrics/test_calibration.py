@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from recsys_models.errors import DataError
+from recsys_models.metrics.calibration import log_loss, reliability, top_confidences
+
+
+def test_log_loss_by_hand() -> None:
+    scores = np.log(np.array([[0.5, 0.3, 0.2], [2.0, 1.0, 1.0]]))
+    assert log_loss(scores, np.array([1, 0])) == pytest.approx([-np.log(0.3), -np.log(0.5)])
+
+
+def test_log_loss_of_who_knows_nothing_and_of_who_was_sure() -> None:
+    assert log_loss(np.zeros((1, 7)), np.array([3])) == pytest.approx([np.log(7)])
+    assert log_loss(np.array([[1e4, 0.0]]), np.array([1])) == pytest.approx([1e4])
+    assert log_loss(np.array([[0.0, -np.inf, 0.0]]), np.array([1])) == [np.inf]
+
+
+def test_log_loss_ignores_what_is_added_to_all_scores_and_32_bits() -> None:
+    scores = np.random.default_rng(0).normal(size=(4, 9))
+    targets = np.array([0, 3, 8, 5])
+    expected = log_loss(scores, targets)
+    assert log_loss(scores + 1000.0, targets) == pytest.approx(expected)
+    assert log_loss(scores.astype(np.float32), targets) == pytest.approx(expected, rel=1e-5)
+
+
+def test_top_confidences() -> None:
+    confidence, right = top_confidences(
+        np.log(np.array([[0.5, 0.3, 0.2], [0.1, 0.6, 0.3]])), np.array([0, 2])
+    )
+    assert confidence == pytest.approx([0.5, 0.6])
+    assert right.tolist() == [True, False]
+
+
+def test_calibration_error_by_hand() -> None:
+    """Bins of a half: claims .2 and .4, one true of two: |1 - .6| ; claims .9 and 1.0, one true: |1 - 1.9|."""
+    diagram = reliability(np.array([0.2, 0.4, 0.9, 1.0]), np.array([True, False, False, True]), bins=2)
+    assert diagram.counts.tolist() == [2.0, 2.0]
+    assert diagram.expected_calibration_error() == pytest.approx((0.4 + 0.9) / 4)
+
+
+def test_honest_claims_have_no_error_and_boasts_do() -> None:
+    generator = np.random.default_rng(0)
+    truth = generator.random(50_000)
+    outcomes = generator.random(50_000) < truth
+    assert reliability(truth, outcomes).expected_calibration_error() < 0.01
+    assert reliability(truth**0.5, outcomes).expected_calibration_error() > 0.1
+
+
+def test_diagrams_of_clients_add_up() -> None:
+    generator = np.random.default_rng(0)
+    claims, outcomes = generator.random(100), generator.random(100) < 0.5
+    whole = reliability(claims, outcomes)
+    parts = reliability(claims[:30], outcomes[:30]) + reliability(claims[30:], outcomes[30:])
+    assert parts.expected_calibration_error() == pytest.approx(whole.expected_calibration_error())
+    with pytest.raises(DataError, match="bins differ"):
+        _ = whole + reliability(claims, outcomes, bins=3)
+
+
+@pytest.mark.parametrize("bad", [np.nan, -0.1, 1.1, np.inf])
+def test_refuses_what_is_no_probability(bad: float) -> None:
+    with pytest.raises(DataError, match="probabilities must lie in"):
+        reliability(np.array([0.5, bad]), np.array([True, False]))
+
+
+def test_refuses_what_does_not_fit() -> None:
+    nothing = reliability(np.array([]), np.array([], dtype=bool))
+    with pytest.raises(DataError, match="no prediction"):
+        nothing.expected_calibration_error()
+    with pytest.raises(DataError, match="one outcome"):
+        reliability(np.array([0.5]), np.array([True, False]))
+    with pytest.raises(DataError, match="bins must be"):
+        reliability(np.array([0.5]), np.array([True]), bins=0)
+    with pytest.raises(DataError, match="NaN or infinity"):
+        log_loss(np.array([[np.nan, 0.0]]), np.array([0]))
+    with pytest.raises(DataError, match="one target in"):
+        log_loss(np.zeros((1, 3)), np.array([3]))
+    with pytest.raises(DataError, match="every item of a user is excluded"):
+        log_loss(np.full((1, 3), -np.inf), np.array([0]))
+    with pytest.raises(DataError, match="scores must be"):
+        log_loss(np.zeros(3), np.array([0]))
