@@ -20,7 +20,9 @@ Data = Annotated[
 ]
 Clients = Annotated[int | None, typer.Option("--clients", help="Number of clients.")]
 Epsilon = Annotated[float | None, typer.Option("--epsilon", help="Privacy budget of the whole run.")]
-Encoder = Annotated[str | None, typer.Option("--encoder", help="attention, gated-attention, hstu, gru, cnn or mean-pool.")]
+Encoder = Annotated[
+    str | None, typer.Option("--encoder", help="attention, gated-attention, hstu, gru, cnn or mean-pool.")
+]
 Recipe = Annotated[str | None, typer.Option("--recipe", help="statistics, gradients or hybrid.")]
 Privacy = Annotated[str | None, typer.Option("--privacy", help="on, or off for research.")]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda[:n], for the encoders.")]
