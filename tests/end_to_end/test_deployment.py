@@ -16,7 +16,7 @@ from tests.end_to_end.processes import free_port, processes_naming, start, wait_
 
 pytestmark = [
     pytest.mark.processes,
-    pytest.mark.timeout(280),
+    pytest.mark.timeout(420),
     pytest.mark.skipif(
         not Path("/proc/self/cmdline").exists(), reason="looks for left-over processes in /proc"
     ),
@@ -35,7 +35,7 @@ min_users = 0
 [fit]
 steps = 2
 [federation]
-deadline_s = 60
+deadline_s = 180
 [simulation]
 clients = 3
 users = 150
@@ -65,14 +65,14 @@ def test_processes_and_loopback_publish_the_same_bytes(
     server = start(
         tmp_path / "server.log",
         *("server", "--scenario", deployment / "scenario.toml", "--clients", 3, "--port", port),
-        *("--out", deployment / "run", "--wait-for-clients-s", 90, "--deadline-s", 200),
+        *("--out", deployment / "run", "--wait-for-clients-s", 90, "--deadline-s", 320),
     )
     started.append(server)
 
     # The loopback runs meanwhile: same scenario, same seed, no Flower.
     in_process = simulate(scenario, tmp_path / "loopback", RunProgress())
 
-    assert server.wait(220) == 0, (tmp_path / "server.log").read_text()
+    assert server.wait(340) == 0, (tmp_path / "server.log").read_text()
     deployed = json.loads((deployment / "run" / "report.json").read_text())
     assert deployed["item_tower_sha256"] == in_process["item_tower_sha256"]
     published = [folder / "item_tower.safetensors" for folder in (deployment / "run", tmp_path / "loopback")]
