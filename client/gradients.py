@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from client.model import ClientModel
 from client.public_state import PublicState
 from privacy.bounded import BoundedSum
+from privacy.errors import ProtocolError
 from privacy.mechanisms.discrete_gaussian import add_noise
 from privacy.randomness import RandomSource
 from privacy.release_terms import ReleaseTerms
@@ -29,6 +30,7 @@ from recsys_models.negatives import CatalogueSampler
 _SHORTEST = 2  # a next-item loss needs an item and its successor
 _CHUNK = 256  # users per backward pass; bounds memory, changes nothing else
 _GUARD_USERS = 8
+_GUARD_EVENTS = 6
 
 
 class GradientTrainer:
@@ -58,6 +60,7 @@ class GradientTrainer:
         histories = [position[h] for h in training]
         self._histories = [h[h >= 0] for h in histories]
         self._public = public
+        self._head = public.head.copy()
         self._sampler = CatalogueSampler(len(public.head), public.popularity[public.head].astype(np.float64))
         self._negatives: int = gradients["negatives"]
         self._max_length: int = settings["max_length"]
@@ -89,16 +92,17 @@ class GradientTrainer:
         self._encoder.to_standard_module()
 
     def _guard(self) -> None:
-        """Compare the per-user engine with autograd on a few users before it is used.
+        """Compare the per-user engine with autograd on a few made-up users before it is used.
+
+        Not on users of this client: the server sees whether the comparison fails, and it chooses the numbers compared.
 
         Raises:
             SensitivityViolation: the engine does not give each user's own gradient for this model.
         """
-        usable = np.flatnonzero([len(h) >= _SHORTEST for h in self._histories])
-        if usable.size == 0:
-            return
-        # With replacement: a client of one user is checked with two different draws of negatives.
-        batch = self.batch(usable[self._randomness.integers(len(usable), _GUARD_USERS)])
+        longest = max(_SHORTEST, min(self._max_length + 1, _GUARD_EVENTS))
+        lengths = [_SHORTEST + user % (longest - _SHORTEST + 1) for user in range(_GUARD_USERS)]
+        made_up = [self._randomness.integers(len(self._head), length) for length in lengths]
+        batch = self._packed(made_up)
         check_engine(self._raw_encoder, self._table(), batch.item_ids, batch.select, self._l2_clip_norm)
 
     def step(self, terms: ReleaseTerms) -> NDArray[np.int64]:
@@ -109,7 +113,13 @@ class GradientTrainer:
 
         Returns:
             ``[K * dim]`` grid steps, ready to be masked.
+
+        Raises:
+            ProtocolError: the head items are others than at the first step. Checked before anything is drawn: else only
+                clients whose users have items outside the new ones would fail.
         """
+        if not np.array_equal(self._public.head, self._head):
+            raise ProtocolError(f"the head items changed in the middle of release {terms.release.name!r}")
         drawn = self._randomness.bernoulli(terms.release.sampling_probability, len(self._histories))
         usable = np.array([len(h) >= _SHORTEST for h in self._histories], dtype=bool)
         users = np.flatnonzero(drawn & usable)
@@ -150,10 +160,13 @@ class GradientTrainer:
 
     def batch(self, users: NDArray[np.int64]) -> NextItemBatch:
         """These users' windows, with negatives drawn for each of them in turn."""
-        shape = (len(users), self._negatives)
+        return self._packed([self._histories[u] for u in users])
+
+    def _packed(self, histories: list[NDArray[np.int64]]) -> NextItemBatch:
+        shape = (len(histories), self._negatives)
         negatives = self._sampler.sample(self._randomness.uniform(shape[0] * shape[1]).reshape(shape))
         return next_item_batch(
-            [self._histories[u] for u in users],
+            histories,
             max_length=self._max_length,
             negatives=negatives,
             log_expected_count=self._sampler.log_expected_count(negatives, self._negatives),

@@ -7,7 +7,6 @@ code "internal" there and a log line here.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,9 @@ from client.encoder_fit import EncoderFit
 from client.evaluation import metric_contributions, rank_targets
 from client.gradients import GradientTrainer
 from client.model import ClientModel
+from client.plan_settings import check_settings
 from client.policy import ClientPolicy
+from client.private_file import write_private
 from client.public_state import PublicState
 from client.statistics import popularity_contributions, statistics_contributions
 from privacy.accounting.ledger import Ledger
@@ -63,10 +64,6 @@ _REASONS: tuple[tuple[type[Exception], str], ...] = (
     (ProtocolError, "protocol-violated"),
     (InputError, "input-unusable"),
 )
-
-
-def _owner_only(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 class ClientHandlers:
@@ -155,13 +152,7 @@ class ClientHandlers:
         """Store what was answered before the answer leaves, so that a crash cannot make this client answer twice."""
         memory = self._secagg.memory.to_json()
         if memory != self._stored_memory:
-            path = self._state_dir / "answered.json"
-            aside = path.with_suffix(".part")
-            with open(aside, "wb", opener=_owner_only) as file:
-                file.write(memory)
-                file.flush()
-                os.fsync(file.fileno())
-            aside.replace(path)
+            write_private(self._state_dir / "answered.json", memory)
             self._stored_memory = memory
 
     # -- enrolment and agreement ------------------------------------------------------------------------------
@@ -183,13 +174,15 @@ class ClientHandlers:
         # Compared with what the rounded number implies: else a server could search for the exact one, plan by plan.
         users = most_behind(self.enrolled_users)
         self.policy.check(plan, catalogue_sha256=self._catalogue_sha256, users=users)
+        check_settings(plan.settings)
+        # Everything that can fail comes first: else a plan could be agreed to half, with the last plan's encoder.
+        public = PublicState(self._n_items, plan.settings["dim"])
+        model = ClientModel(plan.settings, plan.session.encode(), self._device)
         self._close_trainer()
-        self._plan = plan
+        self._plan, self.public, self.model = plan, public, model
         self._rounds_done = {}
         self._charged_releases = set()
         self._fitted_without_noise = False
-        self.public = PublicState(self._n_items, plan.settings["dim"])
-        self.model = self._fresh_model()
         return b""
 
     def _fresh_model(self) -> ClientModel:

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as safetensors_bytes
 
+from client.private_file import write_private
 from recsys_models.batches import window
 from recsys_models.encoders.registry import build_encoder
 from recsys_models.retrieval.blend import BlendedRecommender, ChannelScores
@@ -44,7 +46,11 @@ class ClientModel:
             self.recommender = BlendedRecommender(encoder).to(self.device)
 
     def scores(self, histories: Sequence[NDArray[np.int64]], scorer: ChannelScores) -> torch.Tensor:
-        """Scores ``[B, n_items]``, on the CPU, of what comes next after each whole history."""
+        """Scores ``[B, n_items]``, on the CPU, of what comes next after each whole history.
+
+        Where published numbers are so large that a user's scores overflow, hers are all 0. A failure instead would tell
+        the server that somebody here has such items.
+        """
         self.recommender.eval()
         ids, mask = window(histories, self.max_length)
         ids_BL, mask_BL = torch.from_numpy(ids).to(self.device), torch.from_numpy(mask).to(self.device)
@@ -54,14 +60,14 @@ class ClientModel:
             fixed = scorer.fixed_channels(ids_BL, mask_BL, last_B1)
             history_BLD = tower_ND[ids_BL.clamp(min=0)]
             blend_B1N, _ = self.recommender(history_BLD, mask_BL, tower_ND, fixed, last_B1)
-        return blend_B1N.squeeze(1).cpu()
+            scores_BN = blend_B1N.squeeze(1)
+            is_usable_B1 = scores_BN.isfinite().all(dim=1, keepdim=True)
+            return scores_BN.where(is_usable_B1, 0.0).cpu()
 
     def save(self, path: Path) -> None:
-        """Write the private weights beside ``path`` and rename; they are never sent."""
-        aside = path.with_suffix(".part")
-        save_file({k: v.cpu().contiguous() for k, v in self.recommender.state_dict().items()}, aside)
-        aside.chmod(0o600)
-        aside.replace(path)
+        """Write the private weights, for this user of the machine alone; they are never sent."""
+        weights = {name: value.cpu().contiguous() for name, value in self.recommender.state_dict().items()}
+        write_private(path, safetensors_bytes(weights))
 
     def load(self, path: Path) -> None:
         """Read what ``save`` wrote."""

@@ -1,0 +1,85 @@
+"""The ranges within which a client lets a server choose a plan's settings, checked before any of them meets a log.
+
+A setting out of its range often fails for some users only: a decay of 1e200 overflows for whoever has four head items and
+for nobody else. Whether a client answers is visible to the server and carries no noise, so such a plan would turn a refusal
+into an exact question about a log. What a client has no range for, it does not agree to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from privacy.errors import PolicyRefusal
+from recsys_models.encoders.registry import ENCODERS
+from recsys_models.metrics.detail import MAX_GROUPS
+
+_Share = Annotated[float, Field(ge=0.0, le=1.0)]
+_Probability = Annotated[float, Field(gt=0.0, le=1.0)]
+_Rate = Annotated[float, Field(gt=0.0, le=1e6)]
+_ClipNorm = Annotated[float, Field(ge=1e-6, le=1e6)]
+_Count = Annotated[int, Field(ge=1, le=2**31)]
+
+
+class _Settings(BaseModel):
+    # Strict: JSON's true, "3" and 2.5 are no whole numbers.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class _Gradients(_Settings):
+    negatives: Annotated[int, Field(ge=1, le=10_000)]
+    l2_clip_norm: _ClipNorm
+    sampling_probability: _Probability
+    client_learning_rate: _Rate
+
+
+class _Fit(_Settings):
+    steps: Annotated[int, Field(ge=0, le=100_000)]
+    l2_clip_norm: _ClipNorm
+    learning_rate: _Rate
+    batch_users: _Count
+
+
+class _Evaluation(_Settings):
+    group_bounds: Annotated[list[_Count], Field(max_length=MAX_GROUPS - 1)]
+    min_group_users: _Count
+    diversity: Literal["item-tower", "attributes"]
+
+
+class PlanSettings(_Settings):
+    """``FederationPlan.settings``, field by field; ``server.plan`` writes them from a scenario of the same ranges."""
+
+    encoder: str
+    dim: Annotated[int, Field(ge=2, le=1024)]
+    max_length: Annotated[int, Field(ge=1, le=2048)]
+    blocks: Annotated[int, Field(ge=1, le=32)]
+    head: _Count
+    gram_share: _Share
+    orders: Annotated[int, Field(ge=1, le=10)]
+    decay: _Probability
+    users: _Count
+    gradients: _Gradients
+    fit: _Fit
+    evaluation: _Evaluation
+
+    @field_validator("encoder")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        if name not in ENCODERS:
+            raise ValueError(f"unknown; this client has {', '.join(ENCODERS)}")
+        return name
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Refuse settings that are missing, unknown or out of range.
+
+    Raises:
+        PolicyRefusal: ``settings-out-of-range``; the text, which stays here, names the field.
+    """
+    try:
+        PlanSettings.model_validate(dict(settings))
+    except ValidationError as error:
+        complaints = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise PolicyRefusal("settings-out-of-range", f"the plan's settings: {complaints}") from None
