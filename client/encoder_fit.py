@@ -81,9 +81,10 @@ class EncoderFit:
         self._randomness = randomness
 
     def private(self, terms: ReleaseTerms) -> None:
-        """Run the release's steps as DP-SGD; an empty Poisson batch is a step of noise alone."""
-        if not self._histories:
-            return
+        """Run the release's steps as DP-SGD; an empty Poisson batch is a step of noise alone.
+
+        Also where no user has anything to fit: an encoder without noise would say that nobody is there.
+        """
         module = wrap_encoder(self._model.recommender)
         q, steps = terms.release.sampling_probability, terms.release.steps
         expected_users = max(q * self._users, 1.0)

@@ -179,9 +179,17 @@ def test_a_private_fit_repeats_with_its_seed_alone() -> None:
 def test_users_with_nothing_to_predict_leave_the_model_as_it_was() -> None:
     model, one = fit([np.array([1]), np.zeros(0, dtype=np.int64)])
     before = weights(model)
-    one.private(terms("fit", q=1.0, steps=2))
     one.ordinary(30, 8)
     assert torch.equal(before, weights(model))
+
+
+@pytest.mark.parametrize("histories", [[], [np.array([1])]])
+def test_a_private_fit_of_nobody_is_noised_like_any_other(histories: list[np.ndarray]) -> None:
+    model, one = fit(histories)
+    before = weights(model)
+    one.private(terms("fit", q=1.0, steps=2))
+    # Else an encoder that stands still would say that this client has no user with two events.
+    assert not torch.equal(before, weights(model))
 
 
 def test_few_users_are_not_fitted_without_noise() -> None:
