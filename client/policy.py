@@ -7,11 +7,15 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from privacy.accounting.accountant import epsilon
-from privacy.accounting.plan import FederationPlan
+from privacy.accounting.plan import FederationPlan, assumed_colluders
 from privacy.errors import InputError, PolicyRefusal
 
 SAMPLED_KINDS = ("gradients", "fit")
 """Kinds of release in which a client draws its users; a sampling probability of any other would lower epsilon only on paper."""
+
+
+LOCAL_KIND = "fit"
+"""The one kind whose result stays here; any other that claimed so would be left out of epsilon for outsiders."""
 
 
 class ClientPolicy(BaseModel):
@@ -24,7 +28,8 @@ class ClientPolicy(BaseModel):
         allow_privacy_off: whether releases without noise are answered at all.
         allow_unprotected_encoder: whether the encoder may be fitted without noise, which exposes users of this client to
             each other (not to anybody outside).
-        min_colluding: clients that must at least be assumed to collude when noise is shared.
+        min_colluding: clients that must at least be assumed to collude when noise is shared; None, which is what planners
+            assume as well: a fifth of the cohort, at least one.
         min_group_users: fewest users of an activity group that the server may report on (detailed metrics).
     """
 
@@ -35,7 +40,7 @@ class ClientPolicy(BaseModel):
     min_cohort: Annotated[int, Field(ge=3)] = 3
     allow_privacy_off: bool = False
     allow_unprotected_encoder: bool = False
-    min_colluding: Annotated[int, Field(ge=0)] = 1
+    min_colluding: Annotated[int, Field(ge=0)] | None = None
     min_group_users: Annotated[int, Field(ge=1)] = 20
 
     def check(self, plan: FederationPlan, *, catalogue_sha256: str, users: int) -> None:
@@ -86,10 +91,9 @@ class ClientPolicy(BaseModel):
             raise PolicyRefusal("delta-above-policy", f"delta {plan.target_delta} exceeds {self.delta}")
         if not plan.protect_within_client and not self.allow_unprotected_encoder:
             raise PolicyRefusal("unprotected-encoder-forbidden", "the plan fits encoders without noise")
-        if plan.noise == "distributed" and plan.colluding < self.min_colluding:
-            raise PolicyRefusal(
-                "too-few-colluders-assumed", f"{plan.colluding} assumed, {self.min_colluding} required"
-            )
+        least = assumed_colluders(len(plan.cohort)) if self.min_colluding is None else self.min_colluding
+        if plan.noise == "distributed" and plan.colluding < least:
+            raise PolicyRefusal("too-few-colluders-assumed", f"{plan.colluding} assumed, {least} required")
         if plan.epsilon > self.max_epsilon:
             raise PolicyRefusal(
                 "epsilon-above-policy", f"budget {plan.epsilon} exceeds this client's {self.max_epsilon}"
@@ -104,6 +108,11 @@ class ClientPolicy(BaseModel):
         if any(r.sampling_probability != 1.0 and r.kind not in SAMPLED_KINDS for r in plan.releases):
             raise PolicyRefusal(
                 "sampling-not-executed", "the plan accounts for a sampling that no client does"
+            )
+        if any(r.left_the_client is not (r.kind != LOCAL_KIND) for r in plan.releases):
+            raise PolicyRefusal(
+                "release-misdescribed",
+                "the plan misstates which releases leave the client: all but the fit do",
             )
         if events and not epsilon(events[:1], plan.target_delta) < float("inf"):
             raise PolicyRefusal("release-without-bound", "the first release has no finite epsilon")

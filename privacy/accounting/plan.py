@@ -147,6 +147,11 @@ class FederationPlan:
         return hashlib.sha256(canonical_json(self.to_json())).digest()
 
 
+def assumed_colluders(clients: int) -> int:
+    """Clients assumed to tell the server their share of the noise where nobody says otherwise: a fifth, at least one."""
+    return max(1, clients // 5)
+
+
 def choose_noise(
     requested: Literal["auto", "distributed", "per_client"], clients: int, colluding: int | None
 ) -> tuple[NoisePlacement, int]:
@@ -155,7 +160,7 @@ def choose_noise(
     Raises:
         InputError: distributed noise is asked for where it protects too little.
     """
-    assumed = max(1, clients // 5) if colluding is None else colluding
+    assumed = assumed_colluders(clients) if colluding is None else colluding
     if requested == "per_client" or (requested == "auto" and clients <= PER_CLIENT_UP_TO):
         return "per_client", assumed
     if clients <= PER_CLIENT_UP_TO:

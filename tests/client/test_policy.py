@@ -13,6 +13,7 @@ from tests.privacy.accounting.test_plan import plan
 
 CATALOGUE = "cd" * 32
 RELEASES = plan().releases
+TEN = tuple("abcdefghij")
 
 
 def check(policy: ClientPolicy, *, users: int = 50, catalogue: str = CATALOGUE, **changes: Any) -> None:
@@ -22,6 +23,8 @@ def check(policy: ClientPolicy, *, users: int = 50, catalogue: str = CATALOGUE, 
 def test_an_ordinary_plan_is_agreed_to() -> None:
     check(ClientPolicy())
     check(ClientPolicy(), noise="per_client", colluding=0)
+    check(ClientPolicy(), cohort=TEN, colluding=2)
+    check(ClientPolicy(min_colluding=1), cohort=TEN, colluding=1)
     check(ClientPolicy(allow_privacy_off=True), private=False)
     check(ClientPolicy(allow_unprotected_encoder=True), protect_within_client=False)
     sampled = replace(RELEASES[0], kind="gradients", sampling_probability=0.5)
@@ -40,6 +43,13 @@ def test_an_ordinary_plan_is_agreed_to() -> None:
         ("unprotected-encoder-forbidden", {}, {"protect_within_client": False}),
         ("too-few-colluders-assumed", {}, {"colluding": 0}),
         ("too-few-colluders-assumed", {"min_colluding": 2}, {}),
+        ("too-few-colluders-assumed", {}, {"cohort": TEN, "colluding": 1}),
+        (
+            "release-misdescribed",
+            {},
+            {"releases": (RELEASES[0], replace(RELEASES[1], left_the_client=False))},
+        ),
+        ("release-misdescribed", {}, {"releases": (replace(RELEASES[0], kind="fit"),)}),
         ("epsilon-above-policy", {}, {"epsilon": 8.5}),
         ("epsilon-above-policy", {"max_epsilon": 2.0}, {}),
         ("plan-incomplete", {}, {"releases": (replace(RELEASES[0], noise_multiplier=None),)}),
