@@ -52,7 +52,8 @@ class ClientModel:
         the server that somebody here has such items.
         """
         self.recommender.eval()
-        ids, mask = window(histories, self.max_length)
+        # Always the full width: with the longest history of the batch, one user would round all others' scores anew.
+        ids, mask = window(histories, self.max_length, at_least=self.max_length)
         ids_BL, mask_BL = torch.from_numpy(ids).to(self.device), torch.from_numpy(mask).to(self.device)
         tower_ND = scorer.public.tower_ND
         last_B1 = torch.full((len(histories), 1), ids_BL.shape[1] - 1, device=self.device)

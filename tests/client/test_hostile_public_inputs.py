@@ -184,3 +184,20 @@ def test_an_agreement_that_fails_half_way_changes_nothing(
     assert agree_with(client, agreed, {"users": 61}) == ""
     assert client.model is not before[1]
     assert not client._fitted_without_noise
+
+
+def test_a_long_history_does_not_round_the_scores_of_others_anew() -> None:
+    """Item vectors that differ in their last bits: rounding decides the ranks, and may depend on nobody else."""
+    items, dim, random = 40, 16, np.random.default_rng(0)
+    one = random.normal(size=dim).astype(np.float32) * 3
+    tower = np.stack([one * np.float32(1 + 2e-7 * k) for k in random.integers(-3, 4, items)])
+    public = PublicState(items, dim)
+    public.update({"item_tower": tower.astype(np.float32)})
+    model = ClientModel({"encoder": "attention", "dim": dim, "max_length": 30, "blocks": 1}, b"s")
+    histories = [random.permutation(items)[: random.integers(3, 8)].tolist() for _ in range(100)]
+    longer = [*histories, random.permutation(items)[:32].tolist()]
+    without, with_her = (
+        rank_targets(model, BehaviourLog(dataset_of(h, items).sequences), public, "test").model
+        for h in (histories, longer)
+    )
+    assert np.array_equal(with_her[:-1], without)
