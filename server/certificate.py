@@ -27,7 +27,7 @@ PACKAGES = ("client", "server", "recsys_models", "privacy", "simulations")
 OUTSIDE = (
     "A user's own recommendations are made from her own log and are not hidden from her.",
     "Who takes part, when, and how many bytes a client sends are visible to the server.",
-    "The number of a client's users is told to the server, rounded down to two digits.",
+    "The number of a client's users is told to the server, rounded down to two digits (exact below 100).",
     "The item catalogue is public to the federation.",
     "A person with logs at several clients counts as several users; her losses compose.",
     "Settings that were chosen by looking at other results on the same logs.",

@@ -23,7 +23,10 @@ _ALL = "the server and the other clients"
 
 # What an answer of each kind holds, and who can read it. A kind without a line here stops the page.
 MEANING: dict[str, tuple[str, str]] = {
-    wire.ENROL: ("the client's name and public key, its number of users rounded to two digits", _SERVER),
+    wire.ENROL: (
+        "the client's name and public key, its number of users rounded to two digits (exact below 100)",
+        _SERVER,
+    ),
     wire.AGREE: ("yes, or a short reason for no", _SERVER),
     wire.ADVERTISE: ("a fresh public key, signed", _ALL),
     wire.KEYS: ("sealed confirmations of the other clients' keys", "the client each is sealed for"),

@@ -170,7 +170,7 @@ class Enrolment:
     Attributes:
         client_id: its name in the roster.
         identity: 32 bytes, Ed25519 public key.
-        users: number of its users rounded down to two significant digits; the planner's only input.
+        users: number of its users rounded down to two significant digits (exact below 100); the planner's only input.
         catalogue_sha256: hex hash of the item catalogue it uses.
     """
 
