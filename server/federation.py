@@ -174,9 +174,7 @@ class Federation:
     def enrol(self) -> None:
         """Learn who is there, agree on a plan, exchange keys."""
         asked = {client: b"" for client in self._transport.clients()}
-        enrolments = {
-            client: Enrolment.decode(body) for client, body in self.exchange.ask(wire.ENROL, asked).items()
-        }
+        enrolments = self._read_enrolments(self.exchange.ask(wire.ENROL, asked))
         self._check_enrolments(enrolments)
         self._plan = make_plan(
             self.scenario,
@@ -191,6 +189,18 @@ class Federation:
         roster = self._roster or Roster({client: enrolments[client].identity for client in self.plan.cohort})
         self._rounds = SecureRounds(self.exchange, self.plan, roster)
         self._rounds.open_epoch()
+
+    def _read_enrolments(self, bodies: dict[str, bytes]) -> dict[str, Enrolment]:
+        """Decode; a client whose enrolment cannot be read is a dropout, not the end of everybody's federation."""
+        enrolments: dict[str, Enrolment] = {}
+        for client, body in bodies.items():
+            try:
+                enrolments[client] = Enrolment.decode(body)
+            except ProtocolError as error:
+                self.exchange.dropouts.append(
+                    {"client": client, "message": wire.ENROL, "reason": f"rejected: {error}"}
+                )
+        return enrolments
 
     def _check_enrolments(self, enrolments: dict[str, Enrolment]) -> None:
         for client, enrolment in enrolments.items():

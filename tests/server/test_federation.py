@@ -170,3 +170,22 @@ def test_a_client_under_anothers_name_or_with_another_catalogue_is_refused(
     small.federation.catalogue_sha256 = "00" * 32
     with pytest.raises(InputError, match="give every client the same catalogue file"):
         small.federation.run()
+
+
+def test_an_enrolment_that_cannot_be_read_costs_only_its_sender(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = small_federation(tmp_path, monkeypatch, OFF)
+    honest = small.wire.exchange
+
+    def damaged(kind: str, requests: dict[str, bytes], *, deadline_s: float) -> dict[str, bytes]:
+        replies = honest(kind, requests, deadline_s=deadline_s)
+        if kind == wire.ENROL:
+            replies[LOST] = wire.Answer(body=b"not an enrolment").encode()
+        return replies
+
+    monkeypatch.setattr(small.wire, "exchange", damaged)
+    small.federation.run()
+    assert LOST not in small.federation.plan.cohort
+    assert [d["client"] for d in small.federation.exchange.dropouts] == [LOST]
+    assert_sums_are_plain_sums(small)
