@@ -6,6 +6,7 @@ transitions), ``ledger.sqlite`` and ``catalogue.sha256``.
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable
@@ -230,8 +231,9 @@ def _write_folder(report: Report, federation: Federation, out: Path) -> None:
     arrays = {name: np.ascontiguousarray(array) for name, array in federation.outcome.arrays.items()}
     if arrays:
         aside = out / "item_tower.safetensors.part"
-        metadata = {"catalogue_sha256": federation.catalogue_sha256, "chosen": federation.outcome.chosen}
-        save_file(arrays, aside, metadata=metadata)
+        # One key: safetensors writes several in an order of its own, and equal runs must give equal files.
+        facts = {"catalogue_sha256": federation.catalogue_sha256, "chosen": federation.outcome.chosen}
+        save_file(arrays, aside, metadata={"fedtower": json.dumps(facts, sort_keys=True)})
         aside.replace(out / "item_tower.safetensors")
     (out / "catalogue.sha256").write_text(federation.catalogue_sha256 + "\n", encoding="ascii")
     write_report(report, out)
