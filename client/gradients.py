@@ -80,7 +80,6 @@ class GradientTrainer:
             if private
             else torch.optim.Adam(parameters, lr=learning_rate)
         )
-        self._private = private
 
     @property
     def encoder_parameters(self) -> int:

@@ -60,6 +60,23 @@ class Watcher(Protocol):
         ...
 
 
+class Unwatched:
+    """A watcher that nobody looks at: for audits, tests and programs that only want the outcome."""
+
+    def release(self, name: str, i: int | None = None, total: int | None = None) -> None:
+        """A release begins."""
+
+    def round(
+        self,
+        i: int,
+        total: int,
+        answered: int | None = None,
+        of: int | None = None,
+        epsilon: float | None = None,
+    ) -> None:
+        """A round of it is over."""
+
+
 @dataclass
 class Outcome:
     """What a federation produced, whole or up to a refusal.

@@ -19,7 +19,7 @@ from privacy.wire.federation import Answer
 from recsys_models.data.catalogue import Catalogue
 from recsys_models.data.dataset import Dataset
 from recsys_models.data.sequences import Sequences
-from server.federation import Federation
+from server.federation import Federation, Unwatched
 from server.run import session_name
 from server.scenario import Scenario, override
 from server.secure_round import SecureRounds, SecureSum
@@ -71,21 +71,6 @@ class Message:
     request: bytes
     answer: Answer
     raw: bytes
-
-
-class Silent:
-    """A watcher that sees nothing."""
-
-    def release(self, name: str, i: int | None = None, total: int | None = None) -> None: ...
-
-    def round(
-        self,
-        i: int,
-        total: int,
-        answered: int | None = None,
-        of: int | None = None,
-        epsilon: float | None = None,
-    ) -> None: ...
 
 
 class RecordingLoopback(Loopback):
@@ -176,7 +161,7 @@ def small_federation(
         session=session or session_name(scenario),
         n_items=data.catalogue.n_items,
         catalogue_sha256=data.catalogue.sha256,
-        watcher=Silent(),
+        watcher=Unwatched(),
     )
     small = SmallFederation(simulation, federation, transport)
     _watch_sums(small, monkeypatch)

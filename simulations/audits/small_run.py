@@ -10,29 +10,12 @@ from privacy.accounting.ledger import Ledger
 from privacy.errors import BudgetExceeded, InputError, PolicyRefusal, ProtocolError, SensitivityViolation
 from recsys_models.data.catalogue import Catalogue
 from recsys_models.errors import DataError
-from server.federation import Federation
+from server.federation import Federation, Unwatched
 from server.run import session_name
 from server.scenario import Scenario
 from simulations.loopback import Loopback
 
 _REFUSALS = (BudgetExceeded, InputError, PolicyRefusal, ProtocolError, SensitivityViolation, DataError)
-
-
-class _Nobody:
-    """Watches nothing."""
-
-    def release(self, name: str, i: int | None = None, total: int | None = None) -> None:
-        """A release begins."""
-
-    def round(
-        self,
-        i: int,
-        total: int,
-        answered: int | None = None,
-        of: int | None = None,
-        epsilon: float | None = None,
-    ) -> None:
-        """A round is over."""
 
 
 def run_small(scenario: Scenario, clients: Mapping[str, Handlers], folder: Path, catalogue: Catalogue) -> str:
@@ -61,7 +44,7 @@ def run_small(scenario: Scenario, clients: Mapping[str, Handlers], folder: Path,
         session=session_name(scenario),
         n_items=catalogue.n_items,
         catalogue_sha256=catalogue.sha256,
-        watcher=_Nobody(),
+        watcher=Unwatched(),
     )
     try:
         federation.run()

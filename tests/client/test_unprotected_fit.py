@@ -12,6 +12,7 @@ from privacy.bounded import BoundedSum
 from privacy.mechanisms.discrete_gaussian import add_noise
 from privacy.wire import federation as wire
 from privacy.wire.federation import Answer, OpenRound, Task
+from server.federation import Unwatched
 from server.scenario import parse_scenario
 from simulations.run import simulate
 
@@ -27,18 +28,12 @@ DOCUMENT = {
 }
 
 
-class _Silent:
-    def release(self, *_: object) -> None: ...
-
-    def round(self, *_: object) -> None: ...
-
-
 def test_the_final_metrics_are_released_before_the_fit(tmp_path: Path):
-    report = simulate(parse_scenario(DOCUMENT, source="test"), tmp_path / "run", _Silent())
+    report = simulate(parse_scenario(DOCUMENT, source="test"), tmp_path / "run", Unwatched())
     order = [phase for phase in report["seconds"] if phase in ("fit", "metrics")]
     assert order == ["metrics", "fit"]
     protected = {**DOCUMENT, "privacy": {"protect_within_client": True}}
-    report = simulate(parse_scenario(protected, source="test"), tmp_path / "protected", _Silent())
+    report = simulate(parse_scenario(protected, source="test"), tmp_path / "protected", Unwatched())
     assert [phase for phase in report["seconds"] if phase in ("fit", "metrics")] == ["fit", "metrics"]
 
 
@@ -62,7 +57,7 @@ def test_a_client_answers_no_release_after_a_fit_without_noise(
 
     monkeypatch.setattr(ClientHandlers, "_release", noting)
     monkeypatch.setattr(ClientHandlers, "_publish", asking_again)
-    simulate(parse_scenario(DOCUMENT, source="test"), tmp_path, _Silent())
+    simulate(parse_scenario(DOCUMENT, source="test"), tmp_path, Unwatched())
     assert refusals == ["encoder-not-private"] * 3
 
 
@@ -76,5 +71,5 @@ def test_gradient_rounds_noise_the_encoder_whatever_the_fit_does(
         return add_noise(total, sigma, *rest, name=name, **options)
 
     monkeypatch.setattr("client.gradients.add_noise", noting)
-    simulate(parse_scenario(DOCUMENT, source="test"), tmp_path, _Silent())
+    simulate(parse_scenario(DOCUMENT, source="test"), tmp_path, Unwatched())
     assert noised == ["gradients/encoder"] * (3 * 2)

@@ -13,8 +13,9 @@ import pytest
 from client.detail_evaluation import user_detail
 from recsys_models.metrics.detail import KS
 from recsys_models.metrics.lists import gini, novelty_cap
+from server.federation import Unwatched
 from simulations.run import simulate
-from tests.tiny_federation import Silent, dataset_of, small_federation, small_scenario
+from tests.tiny_federation import dataset_of, small_federation, small_scenario
 
 BOUNDS = (5, 8, 12, 16)
 ON: dict[str, Any] = {
@@ -72,7 +73,7 @@ def _compare(found: dict[str, Any], ranks: np.ndarray, properties: np.ndarray) -
 
 def test_a_private_run_charges_the_detail_and_says_what_noise_left_of_it(tmp_path: Path) -> None:
     scenario = small_scenario(ON | {"simulation.users": 400, "privacy.epsilon": 50.0})
-    report = simulate(scenario, tmp_path / "run", Silent())
+    report = simulate(scenario, tmp_path / "run", Unwatched())
     releases = {release["name"]: release for release in report["privacy"]["releases"]}
     assert releases["metrics-detail"]["epsilon_alone"] > 0.0
     assert report["privacy"]["epsilon"] <= 50.0

@@ -26,11 +26,12 @@ from privacy.wire import federation as wire
 from recsys_models.batches import NextItemBatch, next_item_batch
 from recsys_models.metrics.ranking import mean_metrics
 from recsys_models.metrics.sums import user_metric_rows
+from server.federation import Unwatched
 from server.item_tower import random_tower
 from server.scenario import Scenario, override
 from simulations.run import pooled_ranks, simulate
 from tests.recsys_models.data.real_data import real_data
-from tests.tiny_federation import Silent, small_federation, small_scenario
+from tests.tiny_federation import small_federation, small_scenario
 
 ROOT = Path(__file__).resolve().parents[2]
 METRICS = {"recall@10": "hit@10", "recall@20": "hit@20", "ndcg@10": "ndcg@10"}
@@ -190,7 +191,7 @@ def test_a_run_stops_before_the_release_that_would_exceed_its_budget(
     with pytest.raises(
         BudgetExceeded, match=r"release 'metrics-statistics' would raise epsilon from .* budget 0.5"
     ):
-        simulate(small_scenario(TOO_MUCH), tmp_path / "run", Silent())
+        simulate(small_scenario(TOO_MUCH), tmp_path / "run", Unwatched())
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert "'metrics-statistics' would raise epsilon" in report["refused"]
     assert [r["name"] for r in report["privacy"]["releases"]] == ["popularity", "statistics"]
@@ -378,7 +379,7 @@ def test_a_seed_fixes_the_report_and_another_seed_changes_it(tmp_path: Path) -> 
     }
     reports: list[dict[str, Any]] = []
     for name, seed in (("a", 5), ("b", 5), ("c", 6)):
-        report = simulate(small_scenario(changes | {"seed": seed}), tmp_path / name, Silent())
+        report = simulate(small_scenario(changes | {"seed": seed}), tmp_path / name, Unwatched())
         report.pop("seconds")
         reports.append(json.loads(json.dumps(report, default=str)))
     assert reports[0] == reports[1]
@@ -392,7 +393,7 @@ def test_a_seed_fixes_the_report_and_another_seed_changes_it(tmp_path: Path) -> 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_built_in_scenario_beats_popularity_by_half(tmp_path: Path) -> None:
-    report = simulate(Scenario(), tmp_path / "run", Silent())
+    report = simulate(Scenario(), tmp_path / "run", Unwatched())
     assert report["privacy"]["epsilon"] <= 8.0
     exact = report["simulation"]["exact_metrics"]
     assert exact["recall@10"] >= 1.5 * exact["popularity recall@10"]
@@ -412,9 +413,9 @@ def test_movielens_100k_reaches_its_floor_on_three_seeds(
 ) -> None:
     data = real_data("ml-100k")
     recalls = [
-        simulate(override(Scenario(), changes | {"seed": seed}), tmp_path / str(seed), Silent(), data=data)[
-            "simulation"
-        ]["exact_metrics"]["recall@10"]
+        simulate(
+            override(Scenario(), changes | {"seed": seed}), tmp_path / str(seed), Unwatched(), data=data
+        )["simulation"]["exact_metrics"]["recall@10"]
         for seed in range(3)
     ]
     assert np.mean(recalls) >= floor, recalls

@@ -11,11 +11,11 @@ import pytest
 from privacy.accounting.ledger import Ledger
 from privacy.errors import BudgetExceeded, InputError
 from server.certificate import certificate
+from server.federation import Unwatched
 from server.ledger_statement import compare_with_report, end_of, open_ledger
 from server.run import open_run_ledger
 from server.scenario import Scenario, parse_scenario
 from simulations.run import simulate
-from tests.end_to_end.test_refusals import WATCHER
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def scenario(
 
 
 def test_runs_share_a_population_and_keep_to_their_slices(population: Path, tmp_path: Path) -> None:
-    first = simulate(scenario(population, 4.0, "web", "2026"), tmp_path / "web", WATCHER)
+    first = simulate(scenario(population, 4.0, "web", "2026"), tmp_path / "web", Unwatched())
     shop = open_ledger(population)
     web, app = shop.slices()
     assert 3.99 < web.epsilon_spent <= 4.0
@@ -61,10 +61,10 @@ def test_runs_share_a_population_and_keep_to_their_slices(population: Path, tmp_
     assert {(r["deployment"], r["window"]) for r in stated["releases"]} == {("web", "2026")}
 
     with pytest.raises(BudgetExceeded, match="slice of deployment 'web'"):
-        simulate(scenario(population, 4.0, "web", "2026"), tmp_path / "again", WATCHER)
+        simulate(scenario(population, 4.0, "web", "2026"), tmp_path / "again", Unwatched())
     assert "refused" in json.loads((tmp_path / "again" / "report.json").read_text())
 
-    simulate(scenario(population, 4.0, "app", "2026"), tmp_path / "app", WATCHER)
+    simulate(scenario(population, 4.0, "app", "2026"), tmp_path / "app", Unwatched())
     assert [s.epsilon_spent > 3.99 for s in shop.slices()] == [True, True]
     assert 4.0 < shop.epsilon_spent() <= 8.0
 
@@ -75,7 +75,7 @@ def test_a_closed_window_stops_a_run_before_anything_is_asked_of_a_log(
     shop = open_ledger(population)
     shop.close_window("2025")
     with pytest.raises(BudgetExceeded, match="data window '2025' was closed"):
-        simulate(scenario(population, 4.0, "web", "2025"), tmp_path / "run", WATCHER)
+        simulate(scenario(population, 4.0, "web", "2025"), tmp_path / "run", Unwatched())
     assert shop.entries() == []
     client = Ledger.open(
         tmp_path / "run" / "clients" / "client-01" / "ledger.sqlite",

@@ -11,22 +11,11 @@ from privacy.accounting.calibration import noise_multiplier_for
 from privacy.accounting.events import ReleaseEvent
 from privacy.errors import PolicyRefusal
 from privacy.wire import federation as wire
-from server.federation import Federation, Watcher
+from server.federation import Federation, Unwatched
 from server.run import run, session_name
 from server.scenario import Scenario, parse_scenario
 from simulations.loopback import Loopback
 from simulations.run import Simulation, build_simulation, load_dataset
-
-
-class Silent:
-    """Watches nothing."""
-
-    def release(self, name: str, i: int | None = None, total: int | None = None) -> None: ...
-
-    def round(self, i: int, total: int, answered=None, of=None, epsilon=None) -> None: ...
-
-
-WATCHER: Watcher = Silent()
 
 
 def small(clients: int, min_clients: int) -> Scenario:
@@ -67,7 +56,7 @@ def run_on(scenario: Scenario, simulation: Simulation, folder: Path) -> tuple[di
         session=session_name(scenario),
         n_items=simulation.dataset.catalogue.n_items,
         catalogue_sha256=simulation.dataset.catalogue.sha256,
-        watcher=WATCHER,
+        watcher=Unwatched(),
         complete=lambda _report, federation: seen.append(federation),
     )
     return report, seen[0]
