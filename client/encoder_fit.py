@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from client.model import ClientModel
 from client.public_state import PublicState
-from privacy.bounded import BoundedSum
+from privacy.bounded import BoundedSum, DisjointSum
 from privacy.mechanisms.discrete_gaussian import add_noise
 from privacy.randomness import RandomSource
 from privacy.release_terms import ReleaseTerms
@@ -156,7 +156,7 @@ class EncoderFit:
 
     def clipped_sum(self, module: Any, users: NDArray[np.int64], terms: ReleaseTerms) -> BoundedSum:
         """Clipped gradients of these users in grid steps, without noise; positions are drawn for each user in turn."""
-        values = np.zeros(encoder_size(module), dtype=np.int64)
+        total = DisjointSum(encoder_size(module), l2_bound=terms.l2_bound, unit=terms.unit)
         tower_ND = self._scorer.public.tower_ND
         for start in range(0, len(users), _CHUNK):
             batch = self._batch(users[start : start + _CHUNK])
@@ -168,8 +168,8 @@ class EncoderFit:
                 train_table=False,
             )
             part = gradients.clip_and_sum(0, l2_clip_norm=terms.l2_clip_norm, unit=terms.unit)
-            values += part.values
-        return BoundedSum(values, terms.l2_bound, terms.unit, len(users))
+            total.add(part)
+        return total.total()
 
     def _losses(
         self, recommender: BlendedRecommender | Any, history_BLD: torch.Tensor, batch: _Batch

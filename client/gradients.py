@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from client.model import ClientModel
 from client.public_state import PublicState
-from privacy.bounded import BoundedSum
+from privacy.bounded import BoundedSum, DisjointSum
 from privacy.errors import ProtocolError
 from privacy.mechanisms.discrete_gaussian import add_noise
 from privacy.randomness import RandomSource
@@ -132,15 +132,15 @@ class GradientTrainer:
     def joint_sum(self, users: NDArray[np.int64], terms: ReleaseTerms) -> BoundedSum:
         """Clipped joint gradients of these users, [encoder || tower] in grid steps, without noise: not to be sent."""
         length = self.encoder_parameters + terms.length
-        values = np.zeros(length, dtype=np.int64)
+        total = DisjointSum(length, l2_bound=terms.l2_bound, unit=terms.unit)
         for start in range(0, len(users), _CHUNK):
             batch = self.batch(users[start : start + _CHUNK])
             gradients = per_user_gradients(self._encoder, self._table(), batch.item_ids, batch)
             part = gradients.clip_and_sum(
                 len(self._public.head), l2_clip_norm=terms.l2_clip_norm, unit=terms.unit
             )
-            values += part.values
-        return BoundedSum(values, terms.l2_bound, terms.unit, len(users))
+            total.add(part)
+        return total.total()
 
     def _move_encoder(self, total: BoundedSum, terms: ReleaseTerms) -> None:
         values = total.values

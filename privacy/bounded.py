@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -206,28 +206,54 @@ def concatenate(parts: Sequence[BoundedSum]) -> BoundedSum:
     return BoundedSum(np.concatenate([p.values for p in parts]), bound, parts[0].unit, parts[0].users)
 
 
-def add_disjoint(parts: Sequence[BoundedSum]) -> BoundedSum:
-    """Adds sums over *disjoint* users (batches of one client): the bound is the largest of theirs.
+class DisjointSum:
+    """Adds sums over *disjoint* users, batch by batch and in place: one user is in one batch only, so the bound stays.
+
+    Args:
+        length: width of the vector.
+        l2_bound: which every part must have.
+        unit: grid step, likewise.
 
     Raises:
-        InputError: no parts, or their units or lengths differ.
+        InputError: bound or unit is out of range, or the length is not positive.
     """
-    _check_compatible(parts, same_users=False)
-    total = np.stack([part.values for part in parts]).sum(axis=0, dtype=np.int64)
-    return BoundedSum(total, max(p.l2_bound for p in parts), parts[0].unit, sum(p.users for p in parts))
+
+    def __init__(self, length: int, *, l2_bound: int, unit: float) -> None:
+        if length < 1:
+            raise InputError(f"length={length} is not a positive width")
+        self._total = BoundedSum(np.zeros(length, dtype=np.int64), l2_bound, unit, 0)
+        self._users = 0
+
+    def add(self, part: BoundedSum) -> None:
+        """Add a batch of users of whom nobody was in an earlier one.
+
+        Raises:
+            InputError: the part has another bound, unit or length: its users would be accounted with the wrong noise.
+        """
+        given = (part.l2_bound, part.unit, part.values.size)
+        expected = (self._total.l2_bound, self._total.unit, self._total.values.size)
+        if given != expected:
+            raise InputError(
+                f"a part with (bound, unit, length) = {given} cannot be added to a sum with {expected}: "
+                "clip every batch alike"
+            )
+        np.add(self._total.values, part.values, out=self._total.values)
+        self._users += part.users
+
+    def total(self) -> BoundedSum:
+        """The sum so far; zeros where no user was added."""
+        return replace(self._total, users=self._users)
 
 
-def _check_compatible(parts: Sequence[BoundedSum], *, same_users: bool = True) -> None:
+def _check_compatible(parts: Sequence[BoundedSum]) -> None:
     if not parts:
         raise InputError("nothing to combine: give at least one BoundedSum")
     if len({part.unit for part in parts}) > 1:
         raise InputError(
             f"units differ: {sorted({part.unit for part in parts})}; bring the parts to one grid first"
         )
-    if same_users and len({part.users for part in parts}) > 1:
+    if len({part.users for part in parts}) > 1:
         raise InputError("the parts were summed over different users, so one user's bound is not known")
-    if not same_users and len({part.values.size for part in parts}) > 1:
-        raise InputError(f"lengths differ: {sorted({part.values.size for part in parts})}")
 
 
 def _quantised(c: UserContributions, bound: int, unit: float) -> NDArray[np.int64]:

@@ -13,8 +13,8 @@ from hypothesis.extra import numpy as hnp
 from privacy.bounded import (
     MAX_L2_BOUND,
     BoundedSum,
+    DisjointSum,
     UserContributions,
-    add_disjoint,
     clip_and_sum,
     concatenate,
 )
@@ -180,10 +180,10 @@ class TestClipAndSum:
         matrix = SeededRandomness(4).uniform(60).reshape(20, 3)
         parameters = {"l2_clip_norm": 1.0, "unit": 1e-4}
         whole = clip_and_sum(UserContributions.from_dense(matrix), **parameters)
-        halves = [
-            clip_and_sum(UserContributions.from_dense(m), **parameters) for m in (matrix[:7], matrix[7:])
-        ]
-        joined = add_disjoint(halves)
+        running = DisjointSum(matrix.shape[1], l2_bound=whole.l2_bound, unit=whole.unit)
+        for batch in (matrix[:7], matrix[7:]):
+            running.add(clip_and_sum(UserContributions.from_dense(batch), **parameters))
+        joined = running.total()
         assert joined.values.tolist() == whole.values.tolist()
         assert (joined.l2_bound, joined.users) == (whole.l2_bound, whole.users)
 
@@ -212,11 +212,37 @@ class TestCombining:
         assert concatenate(parts).values.tolist() == [1, 2, 3]
         assert concatenate([*parts, BoundedSum(np.array([0]), 1, 0.5, 7)]).l2_bound == 6  # sqrt(26)
 
-    def test_disjoint_users_keep_the_largest_bound(self) -> None:
-        """One user is in one part only, and that may be the one with the largest bound."""
-        parts = [BoundedSum(np.array([1, 2]), 3, 0.5, 7), BoundedSum(np.array([10, 20]), 4, 0.5, 2)]
-        joined = add_disjoint(parts)
-        assert (joined.values.tolist(), joined.l2_bound, joined.users) == ([11, 22], 4, 9)
+    def test_disjoint_users_keep_the_bound_and_earlier_totals_stand(self) -> None:
+        running = DisjointSum(2, l2_bound=4, unit=0.5)
+        assert running.total().values.tolist() == [0, 0]
+        running.add(BoundedSum(np.array([1, 2]), 4, 0.5, 7))
+        first = running.total()
+        running.add(BoundedSum(np.array([10, 20]), 4, 0.5, 2))
+        joined = running.total()
+        assert (joined.values.tolist(), joined.l2_bound, joined.unit, joined.users) == ([11, 22], 4, 0.5, 9)
+        assert (first.values.tolist(), first.users) == ([1, 2], 7)
+
+    @pytest.mark.parametrize(
+        "part",
+        [
+            BoundedSum(np.array([1, 2]), 3, 0.5, 7),
+            BoundedSum(np.array([1, 2]), 4, 0.25, 7),
+            BoundedSum(np.array([1]), 4, 0.5, 7),
+        ],
+    )
+    def test_a_running_sum_refuses_another_bound_unit_or_length(self, part: BoundedSum) -> None:
+        running = DisjointSum(2, l2_bound=4, unit=0.5)
+        with pytest.raises(InputError, match="clip every batch alike"):
+            running.add(part)
+        assert running.total().users == 0
+        assert not running.total().values.any()
+
+    @pytest.mark.parametrize(("length", "bound", "unit"), [(0, 4, 0.5), (2, 0, 0.5), (2, 4, NAN)])
+    def test_a_running_sum_needs_a_width_a_bound_and_a_grid(
+        self, length: int, bound: int, unit: float
+    ) -> None:
+        with pytest.raises(InputError):
+            DisjointSum(length, l2_bound=bound, unit=unit)
 
     def test_refuses_parts_that_do_not_fit(self) -> None:
         one = BoundedSum(np.array([1]), 3, 0.5, 7)
@@ -224,8 +250,6 @@ class TestCombining:
             concatenate([one, BoundedSum(np.array([1]), 3, 0.25, 7)])
         with pytest.raises(InputError, match="different users"):
             concatenate([one, BoundedSum(np.array([1]), 3, 0.5, 8)])
-        with pytest.raises(InputError, match="lengths differ"):
-            add_disjoint([one, BoundedSum(np.array([1, 2]), 3, 0.5, 7)])
         with pytest.raises(InputError, match="at least one"):
             concatenate([])
 
