@@ -23,7 +23,8 @@ def main(grid: Grid, context: Context) -> None:
     """Wait for the clients, then run the federation that the run configuration names.
 
     Run configuration: ``scenario`` (path of a TOML file), ``out`` (directory), ``clients`` (how many to wait
-    for), ``wait-for-clients-s`` (seconds), ``federation`` (``module:function``, for tests).
+    for), ``wait-for-clients-s`` (seconds), ``resume`` (folder of an earlier run), ``federation`` (``module:function``, for
+    tests).
     """
     out = Path(_text(context.run_config, "out"))
     try:
@@ -40,7 +41,9 @@ def _run(grid: Grid, config: UserConfig, out: Path) -> None:
     poll_contents_often()
     transport = FlowerTransport(grid)
     transport.wait_for(int(config["clients"]), deadline_s=float(config.get("wait-for-clients-s", 300.0)))
-    run_federation(scenario_path=scenario, out=out, transport=transport)
+    resume = config.get("resume")
+    more = {"resume": Path(str(resume))} if resume else {}
+    run_federation(scenario_path=scenario, out=out, transport=transport, **more)
 
 
 def load_function(reference: str) -> Callable[..., object]:

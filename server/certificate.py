@@ -82,6 +82,8 @@ def certificate(source: Path) -> dict[str, Any]:
         "slices": statement["slices"],
         "closed_windows": statement["closed_windows"],
         "left_the_client_bytes": None if report is None else report.get("left_the_client"),
+        # Earlier releases that the tower was started from; their cost is in epsilon only where they are in this ledger.
+        "stands_on": None if report is None else report.get("started_from"),
         "outside": list(OUTSIDE),
         "for_a_person_to_add": dict.fromkeys(FOR_A_PERSON, ""),
         "ledger": {"head_hash": statement["head_hash"], "verified": True},

@@ -70,6 +70,7 @@ def disclosure(certificate: dict[str, Any]) -> list[Block]:
         f"In figures: ε = {guarantee['epsilon_outside_the_clients']:.2f} for everybody outside, at "
         f"δ = {guarantee['delta']:g}, for {guarantee['unit']}. No more than ε = {guarantee['epsilon_budget']:g} will "
         "ever be spent under this budget.",
+        *_earlier_releases(certificate),
         "## What this does not cover",
         *(f"- {line}" for line in certificate["outside"]),
         "## If you leave",
@@ -128,6 +129,13 @@ def _in_words(certificate: dict[str, Any]) -> str:
         f"was used. If {_FALSE_ALARMS:.0%} of the people whose history was not used are wrongly named, at most {at_most} "
         "of 100 people whose history was used are rightly named. A pure guess would name 1 of 100."
     )
+
+
+def _earlier_releases(certificate: dict[str, Any]) -> list[Block]:
+    statements = (certificate.get("stands_on") or {}).get("statements") or []
+    if not statements:
+        return []
+    return ["## What it was built on", *(f"- {statement}" for statement in statements)]
 
 
 def _wire_table(certificate: dict[str, Any]) -> Table:

@@ -6,7 +6,6 @@ lines: reserve in the ledger, ask for one secure sum, commit, publish what follo
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -32,12 +31,13 @@ from server.item_tower import (
     popularity_arrays,
     random_tower,
     statistics_arrays,
-    whole_tower,
+    with_rows,
 )
 from server.plan import make_plan
 from server.quality import Quality, quality_from_sums
 from server.scenario import Scenario
 from server.secure_round import Exchange, SecureRounds, SecureSum, encode_each
+from server.tower_start import TowerStart
 from server.transport import Transport
 
 
@@ -109,6 +109,7 @@ class Federation:
         catalogue_sha256: hex.
         watcher: is told of progress.
         after_release: called with a name after each metric release (simulations look at exact figures there).
+        start: what the tower starts from; None for a random start.
     """
 
     def __init__(
@@ -123,6 +124,7 @@ class Federation:
         catalogue_sha256: str,
         watcher: Watcher,
         after_release: Callable[[str], None] = lambda _name: None,
+        start: TowerStart | None = None,
     ) -> None:
         self.scenario = scenario
         self.ledger = ledger
@@ -135,6 +137,7 @@ class Federation:
         self.catalogue_sha256 = catalogue_sha256
         self._watcher = watcher
         self._after_release = after_release
+        self.start = start
         self._plan: FederationPlan | None = None
         self._rounds: SecureRounds | None = None
         self._unseen: dict[str, set[str]] = {}
@@ -151,7 +154,9 @@ class Federation:
             self.enrol()
         names = {release.kind for release in self.plan.releases}
         with self._phase("popularity"):
-            self.release_popularity()
+            if "popularity" in names:
+                self.release_popularity()
+            self.begin_from_start()
         if "statistics" in names:
             with self._phase("statistics"):
                 self.release_statistics()
@@ -166,6 +171,10 @@ class Federation:
         with self._phase("publish"):
             self.publish(final=True)
         return self.outcome
+
+    @property
+    def _popularity_is_known(self) -> bool:
+        return self.start is not None and self.start.keeps_popularity
 
     @property
     def has_plan(self) -> bool:
@@ -199,6 +208,7 @@ class Federation:
             users_of={client: e.users for client, e in enrolments.items()},
             n_items=self.n_items,
             catalogue_sha256=self.catalogue_sha256,
+            popularity_is_known=self._popularity_is_known,
         )
         agreed = self.exchange.ask(wire.AGREE, self._to_all(Task("plan", self._plan.to_json())))
         if set(agreed) != set(self._plan.cohort):
@@ -247,6 +257,7 @@ class Federation:
             users_of=remaining,
             n_items=self.n_items,
             catalogue_sha256=self.catalogue_sha256,
+            popularity_is_known=self._popularity_is_known,
         )
         agreed = self.exchange.ask(wire.AGREE, self._to_all(Task("plan", self._plan.to_json())))
         if set(agreed) != set(self._plan.cohort):
@@ -262,6 +273,14 @@ class Federation:
         total = self._release_sum(terms, step=0)
         self._update(popularity_arrays(total, int(self.plan.settings["head"])))
 
+    def begin_from_start(self) -> None:
+        """Publish what the run starts from, where no statistics are going to replace it."""
+        if self.start is None or self.scenario.recipe != "gradients":
+            return
+        self._update({**self.start.kept, "item_tower": self.start.tower})
+        if self.start.transitions:
+            self._update(self.start.transitions_over(self.outcome.arrays["head"]))
+
     def release_statistics(self) -> None:
         """Release 2: Gram and transitions of the head items; item tower and transition channel follow from them."""
         head = self.outcome.arrays["head"]
@@ -269,7 +288,10 @@ class Federation:
         secure_sum = self._charged(terms, step=0)
         noise_sd = terms.executed_sd(len(secure_sum.survivors))
         total = secure_sum.in_units(terms.unit)
-        self._update(statistics_arrays(total, noise_sd, head, self.n_items, self.plan.settings))
+        arrays = statistics_arrays(total, noise_sd, head, self.n_items, self.plan.settings)
+        if self.start is not None:
+            arrays["item_tower"] = self.start.completing(arrays["item_tower"], head)
+        self._update(arrays)
         self.outcome.chosen = "statistics"
 
     def release_gradients(self) -> None:
@@ -282,12 +304,13 @@ class Federation:
             self._update({"item_tower": random_tower(head, self.n_items, self.plan.settings["dim"], seed)})
         terms = self._terms("gradients")
         optimizer = TowerOptimizer(self.scenario.gradients.server_optimizer, self._server_learning_rate())
-        rows = self.outcome.arrays["item_tower"][head].astype(np.float64)
+        tower = self.outcome.arrays["item_tower"]
+        rows = tower[head].astype(np.float64)
         expected_users = self.plan.settings["users"] * release.sampling_probability
         for step in range(release.steps):
             total = self._release_sum(terms, step=step)
             rows = optimizer.step(rows, total.reshape(rows.shape) / expected_users)
-            self._update({"item_tower": whole_tower(rows, head, self.n_items)})
+            self._update({"item_tower": with_rows(tower, rows, head)})
         self.release_metrics("metrics-gradients", stage="validation")
         if not self._gradients_paid():
             self._update({name: before[name] for name in ("item_tower",)})
@@ -438,8 +461,3 @@ class Federation:
             yield
         finally:
             self.outcome.seconds[name] = round(time.perf_counter() - started, 3)
-
-
-def tower_sha256(tower: NDArray[np.float32]) -> str:
-    """Hex hash of an item tower: shape and little-endian float32 data."""
-    return hashlib.sha256(repr(tower.shape).encode() + tower.astype("<f4").tobytes()).hexdigest()

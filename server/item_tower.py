@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -54,6 +55,18 @@ def whole_tower(rows: Float, head: NDArray[np.int64], n_items: int) -> NDArray[n
     tower = np.zeros((n_items, rows.shape[1]), dtype=np.float32)
     tower[head] = rows
     return tower
+
+
+def with_rows(tower: NDArray[np.float32], rows: Float, head: NDArray[np.int64]) -> NDArray[np.float32]:
+    """The tower with new rows for the head items; the others keep theirs."""
+    moved = tower.copy()
+    moved[head] = rows
+    return moved
+
+
+def tower_sha256(tower: NDArray[np.float32]) -> str:
+    """Hex hash of an item tower: shape and little-endian float32 data."""
+    return hashlib.sha256(repr(tower.shape).encode() + tower.astype("<f4").tobytes()).hexdigest()
 
 
 def random_tower(head: NDArray[np.int64], n_items: int, dim: int, seed: int) -> NDArray[np.float32]:

@@ -46,6 +46,7 @@ class LaunchSettings:
         port: port of the link on 127.0.0.1; 0 picks a free one.
         wait_for_clients_s: seconds to wait for the clients.
         deadline_s: seconds that the whole run may take.
+        resume: run folder whose arrays and ledger the run goes on from.
         federation: ``module:function`` to run instead of the usual federation; for tests.
     """
 
@@ -55,6 +56,7 @@ class LaunchSettings:
     port: int = 0
     wait_for_clients_s: float = 300.0
     deadline_s: float = 6 * 3600.0
+    resume: Path | None = None
     federation: str = ""
 
     def __post_init__(self) -> None:
@@ -120,6 +122,8 @@ def bundle_pyproject(settings: LaunchSettings) -> str:
         "wait-for-clients-s": float(settings.wait_for_clients_s),
         "federation": settings.federation,
     }
+    if settings.resume is not None:
+        config["resume"] = str(settings.resume.resolve())
     # A JSON string or number is also a TOML one.
     values = "\n".join(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in config.items())
     return f"""\

@@ -24,7 +24,13 @@ _REFERENCE_RECALL = 0.15
 
 
 def make_plan(
-    scenario: Scenario, *, session: str, users_of: Mapping[str, int], n_items: int, catalogue_sha256: str
+    scenario: Scenario,
+    *,
+    session: str,
+    users_of: Mapping[str, int],
+    n_items: int,
+    catalogue_sha256: str,
+    popularity_is_known: bool = False,
 ) -> FederationPlan:
     """The plan of one federation.
 
@@ -34,6 +40,7 @@ def make_plan(
         users_of: enrolled number of users by client id.
         n_items: size of the catalogue.
         catalogue_sha256: hex.
+        popularity_is_known: a resumed run has popularity and head items of the run before it, and releases neither.
 
     Raises:
         InputError: the scenario cannot be planned for these clients.
@@ -44,7 +51,7 @@ def make_plan(
             "clients (secure aggregation protects nobody among fewer than 3)"
         )
     users = sum(users_of.values())
-    releases = _releases(scenario, users)
+    releases = _releases(scenario, users, popularity_is_known)
     if scenario.private:
         _check_fixed_noise(scenario, releases)
         fixed = scenario.privacy.noise_multipliers
@@ -69,14 +76,16 @@ def make_plan(
     )
 
 
-def _releases(scenario: Scenario, users: int) -> tuple[ScheduledRelease, ...]:
+def _releases(scenario: Scenario, users: int, popularity_is_known: bool) -> tuple[ScheduledRelease, ...]:
     shares = scenario.shares
     with_statistics = scenario.recipe in ("statistics", "hybrid")
     with_gradients = scenario.recipe == "gradients" or (
         scenario.recipe == "hybrid" and (users >= scenario.gradients.min_users or not scenario.private)
     )
     fit_is_charged = scenario.private and scenario.privacy.protect_within_client and fit_steps(scenario) > 0
-    releases = [ScheduledRelease("popularity", "popularity", shares.popularity)]
+    releases: list[ScheduledRelease] = []
+    if not popularity_is_known:
+        releases.append(ScheduledRelease("popularity", "popularity", shares.popularity))
     if with_statistics:
         releases.append(ScheduledRelease("statistics", "statistics", shares.statistics))
         releases.append(ScheduledRelease("metrics-statistics", "metrics", shares.metrics * 0.15))

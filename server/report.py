@@ -20,6 +20,7 @@ KEY_ORDER = (
     "detail",
     "privacy",
     "left_the_client",
+    "started_from",
     "item_tower_sha256",
     "catalogue_sha256",
     "seed",

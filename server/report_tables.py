@@ -246,6 +246,17 @@ def provenance(report: Report) -> Table:
     return Table("This run", ("", ""), rows, text_columns=frozenset({0, 1}))
 
 
+def started_from(report: Report) -> Table | None:
+    """What the item tower started from, and whose epsilon that was."""
+    start: Report = report.get("started_from") or {}
+    if not start:
+        return None
+    shown = ("init", "from", "items", "earlier", "item_tower_sha256")
+    rows = [(key.replace("_", " "), _cell(start[key])) for key in shown if start.get(key) is not None]
+    rows += [("", str(statement)) for statement in start.get("statements") or []]
+    return Table("The item tower's start", ("", ""), rows, text_columns=frozenset({0, 1}))
+
+
 def timings(report: Report) -> Table | None:
     """Seconds by phase."""
     seconds: Mapping[str, float] = report.get("seconds") or {}
@@ -263,6 +274,7 @@ def all_tables(report: Report) -> list[Table]:
         groups,
         exposure,
         budget,
+        started_from,
         departures,
         exact_metrics,
         cleaning,

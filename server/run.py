@@ -1,7 +1,7 @@
 """One run from start to report: open the ledger, run the federation, write the run folder.
 
 The run folder holds ``report.json``, ``report.md``, ``report.html``, ``item_tower.safetensors`` (tower, popularity and
-transitions), ``ledger.sqlite`` and ``catalogue.sha256``.
+transitions), ``ledger.sqlite``, ``catalogue.json`` and ``catalogue.sha256``.
 """
 
 from __future__ import annotations
@@ -23,12 +23,17 @@ from privacy.accounting.ledger import Ledger
 from privacy.errors import BudgetExceeded, InputError, PolicyRefusal, ProtocolError
 from privacy.secagg.keys import Roster
 from privacy.secagg.roster_file import load_roster
+from recsys_models.data.catalogue import Catalogue
 from recsys_models.metrics.intervals import Estimate
-from server.federation import Federation, Watcher, tower_sha256
+from server.federation import Federation, Watcher
+from server.item_tower import tower_sha256
 from server.ledger_statement import open_ledger
+from server.published import ARRAYS_FILE, CATALOGUE_FILE
 from server.quality import Quality, random_quality
 from server.report import write_report
+from server.resume import resumed
 from server.scenario import Scenario, load_scenario
+from server.tower_start import make_start
 from server.transport import Transport
 
 Report = dict[str, Any]
@@ -41,8 +46,7 @@ def run(
     *,
     roster: Roster | None,
     session: str,
-    n_items: int,
-    catalogue_sha256: str,
+    catalogue: Catalogue,
     watcher: Watcher,
     after_release: Callable[[str], None] = lambda _name: None,
     complete: Callable[[Report, Federation], None] = lambda _report, _federation: None,
@@ -55,8 +59,7 @@ def run(
         out: run folder.
         roster: pinned identity keys, or None to pin those the clients enrol with.
         session: hex name of the run.
-        n_items: size of the catalogue.
-        catalogue_sha256: hex.
+        catalogue: the items all clients hold.
         watcher: is told of progress.
         after_release: see ``Federation``.
         complete: adds to the report before it is written (simulations add lists and exact figures).
@@ -70,6 +73,7 @@ def run(
     """
     started = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
+    start = make_start(scenario, catalogue, Path(scenario.ledger.path or out / "ledger.sqlite"))
     ledger = open_run_ledger(scenario, out)
     federation = Federation(
         scenario,
@@ -77,10 +81,11 @@ def run(
         ledger,
         roster,
         session=session,
-        n_items=n_items,
-        catalogue_sha256=catalogue_sha256,
+        n_items=catalogue.n_items,
+        catalogue_sha256=catalogue.sha256,
         watcher=watcher,
         after_release=after_release,
+        start=start,
     )
     refusal: Exception | None = None
     try:
@@ -91,7 +96,7 @@ def run(
     if refusal is not None:
         report["refused"] = str(refusal)
     complete(report, federation)
-    _write_folder(report, federation, out)
+    _write_folder(report, federation, catalogue, out)
     if refusal is not None:
         raise refusal
     return report
@@ -153,6 +158,8 @@ def make_report(federation: Federation, *, seconds: float) -> Report:
             "popularity": _estimates(final.popularity, final.users),
             "random": _estimates(random_quality(final.users, federation.n_items, 0.0), final.users),
         }
+    if federation.start is not None:
+        report["started_from"] = federation.start.provenance
     if outcome.detail is not None:
         report["detail"] = outcome.detail
     if "item_tower" in outcome.arrays:
@@ -227,28 +234,39 @@ def _version() -> str:
         return "source tree"
 
 
-def _write_folder(report: Report, federation: Federation, out: Path) -> None:
+def _write_folder(report: Report, federation: Federation, catalogue: Catalogue, out: Path) -> None:
     arrays = {name: np.ascontiguousarray(array) for name, array in federation.outcome.arrays.items()}
     if arrays:
-        aside = out / "item_tower.safetensors.part"
+        aside = out / f"{ARRAYS_FILE}.part"
         # One key: safetensors writes several in an order of its own, and equal runs must give equal files.
         facts = {"catalogue_sha256": federation.catalogue_sha256, "chosen": federation.outcome.chosen}
         save_file(arrays, aside, metadata={"fedtower": json.dumps(facts, sort_keys=True)})
-        aside.replace(out / "item_tower.safetensors")
+        aside.replace(out / ARRAYS_FILE)
+    # Whose rows these are: a later run finds its items in it by id and by content (server.published).
+    catalogue.save(out / CATALOGUE_FILE)
     (out / "catalogue.sha256").write_text(federation.catalogue_sha256 + "\n", encoding="ascii")
     write_report(report, out)
 
 
-def run_federation(*, scenario_path: Path, out: Path, transport: Transport) -> Report:
+def run_federation(
+    *, scenario_path: Path, out: Path, transport: Transport, resume: Path | None = None
+) -> Report:
     """Entry of the Flower ServerApp: the scenario's folder holds ``catalogue.json`` and ``roster.json`` beside it.
+
+    Args:
+        scenario_path: TOML file.
+        out: run folder.
+        transport: reaches the clients.
+        resume: folder of the run to go on from.
 
     Raises:
         InputError: a file is missing or wrong.
     """
-    from recsys_models.data.catalogue import Catalogue
     from server.console import RunProgress
 
     scenario = load_scenario(scenario_path)
+    if resume is not None:
+        scenario = resumed(resume, scenario)
     catalogue = Catalogue.load(scenario_path.parent / "catalogue.json")
     roster = load_roster(scenario_path.parent / "roster.json")
     with RunProgress(epsilon_budget=scenario.privacy.epsilon, privacy_off=not scenario.private) as watcher:
@@ -258,8 +276,7 @@ def run_federation(*, scenario_path: Path, out: Path, transport: Transport) -> R
             out,
             roster=roster,
             session=session_name(scenario),
-            n_items=catalogue.n_items,
-            catalogue_sha256=catalogue.sha256,
+            catalogue=catalogue,
             watcher=watcher,
         )
 
@@ -270,7 +287,8 @@ def session_name(scenario: Scenario) -> str:
         return os.urandom(16).hex()
     import hashlib
 
-    return hashlib.sha256(f"session {scenario.seed}".encode()).hexdigest()[:32]
+    later = f" run {scenario.resume.number}" if scenario.resume.number > 1 else ""
+    return hashlib.sha256(f"session {scenario.seed}{later}".encode()).hexdigest()[:32]
 
 
 def require_empty(out: Path) -> None:

@@ -15,7 +15,8 @@ from server.refused_settings import reason_for
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    # By alias: "from" is a word of Python's own.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, serialize_by_alias=True)
 
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -96,6 +97,45 @@ class ModelSection(_Section):
     dim: Annotated[int, Field(ge=2, le=1024)] = 32
     max_length: Annotated[int, Field(ge=1, le=2048)] = 50
     blocks: Annotated[int, Field(ge=1, le=32)] = 1
+
+
+class ItemTowerSection(_Section):
+    """What the item tower starts from (``server.tower_start``).
+
+    Attributes:
+        init: "random", "text" (the catalogue's content), or "release" (an earlier run's published tower).
+        from_run: ``from`` in the file: run folder of that release; relative paths are relative to the scenario file.
+        link: how a release's items are found in this catalogue: by item id (the rest by content), or, for another domain,
+            all of them by "content".
+    """
+
+    init: Literal["random", "text", "release"] = "random"
+    from_run: Annotated[str, Field(min_length=1)] | None = Field(default=None, alias="from")
+    link: Literal["ids", "content"] = "ids"
+
+    @model_validator(mode="after")
+    def _names_its_release(self) -> ItemTowerSection:
+        if (self.init == "release") is (self.from_run is None):
+            raise ValueError("init = 'release' and from = 'RUN FOLDER' belong together: give both or neither")
+        return self
+
+
+class ResumeSection(_Section):
+    """The run that this one continues: its published arrays, and its ledger (``--resume RUN`` sets ``ledger.path``).
+
+    Attributes:
+        from_run: ``from`` in the file: the earlier run's folder; relative paths are relative to the scenario file.
+        number: of this run in the chain, so that a seed gives each of them noise of its own.
+    """
+
+    from_run: Annotated[str, Field(min_length=1)] | None = Field(default=None, alias="from")
+    number: Annotated[int, Field(ge=1)] = 1
+
+    @model_validator(mode="after")
+    def _is_later(self) -> ResumeSection:
+        if (self.number > 1) is (self.from_run is None):
+            raise ValueError("from = 'RUN FOLDER' and a number of at least 2 belong together")
+        return self
 
 
 class EvaluationSection(_Section):
@@ -181,6 +221,8 @@ class Scenario(_Section):
     seed: Annotated[int, Field(ge=0)] | None = None
     privacy: PrivacySection = PrivacySection()
     model: ModelSection = ModelSection()
+    item_tower: ItemTowerSection = ItemTowerSection()
+    resume: ResumeSection = ResumeSection()
     statistics: StatisticsSection = StatisticsSection()
     gradients: GradientsSection = GradientsSection()
     fit: FitSection = FitSection()
@@ -196,6 +238,12 @@ class Scenario(_Section):
             raise ValueError(
                 "privacy.mode = 'off' and privacy.noise_multipliers contradict each other: drop one"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _refuse_two_starts(self) -> Scenario:
+        if self.resume.from_run is not None and self.item_tower.init != "random":
+            raise ValueError("resume.from already gives the tower's start: drop item_tower.init")
         return self
 
     @property
@@ -220,7 +268,17 @@ def load_scenario(path: Path) -> Scenario:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"scenario {path} is not valid TOML: {error}") from None
-    return parse_scenario(document, source=str(path))
+    return _with_paths_from(parse_scenario(document, source=str(path)), path.resolve().parent)
+
+
+def _with_paths_from(scenario: Scenario, folder: Path) -> Scenario:
+    """Earlier runs are found from the scenario's own folder, in whatever folder the server's process runs."""
+    changes = {
+        f"{name}.from": str(folder / section.from_run)
+        for name, section in (("item_tower", scenario.item_tower), ("resume", scenario.resume))
+        if section.from_run is not None
+    }
+    return override(scenario, changes) if changes else scenario
 
 
 def parse_scenario(document: dict[str, Any], *, source: str) -> Scenario:
@@ -251,10 +309,10 @@ def _closest(where: str) -> str:
     import difflib
 
     known = [name for name in Scenario.model_fields] + [
-        f"{section}.{name}"
+        f"{section}.{inner.alias or name}"
         for section, field in Scenario.model_fields.items()
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-        for name in field.annotation.model_fields
+        for name, inner in field.annotation.model_fields.items()
     ]
     match = difflib.get_close_matches(where, known, n=1)
     return f"; did you mean {match[0]!r}?" if match else ""

@@ -48,6 +48,10 @@ def simulate(
     privacy: Privacy = None,
     seed: Seed = None,
     device: Device = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option("--resume", help="Run folder to go on from: its arrays, its clients, its ledger."),
+    ] = None,
     out: Out = None,
     as_json: AsJson = False,
     user_column: Annotated[str, typer.Option(help="What the log calls its users.")] = "user_id",
@@ -73,6 +77,7 @@ def simulate(
             "seed": seed,
             "device": device,
         },
+        resume=resume,
     )
     columns = LogColumns(user=user_column, item=item_column, timestamp=timestamp_column)
     folder = out or run_folder(chosen.name if data is None else data.resolve().name)
@@ -298,12 +303,14 @@ def demo_ledger(
     finish(ok=result["ok"], check=check)
 
 
-def read_scenario(path: Path | None, changes: dict[str, Any]) -> Any:
-    """A scenario file, or the built-in scenario, with command-line options over it."""
+def read_scenario(path: Path | None, changes: dict[str, Any], *, resume: Path | None = None) -> Any:
+    """A scenario file, or the resumed run's, or the built-in scenario, with command-line options over it."""
+    from server.resume import resumed
     from server.scenario import Scenario as Model
     from server.scenario import load_scenario, override
 
-    scenario = load_scenario(path) if path is not None else Model()
+    scenario = load_scenario(path) if path is not None else None
+    scenario = resumed(resume, scenario) if resume is not None else scenario or Model()
     given = {name: value for name, value in changes.items() if value is not None}
     return override(scenario, given) if given else scenario
 

@@ -25,6 +25,8 @@ from recsys_models.errors import DataError
 from recsys_models.metrics.intervals import mean_estimate
 from recsys_models.metrics.ranking import mean_metrics, target_ranks
 from server.federation import Federation, Watcher
+from server.ledger_statement import open_ledger
+from server.resume import first_of_chain, remember_number
 from server.run import require_empty, run, session_name
 from server.scenario import Scenario
 from simulations.loopback import Fault, Loopback, no_faults
@@ -82,9 +84,12 @@ def divide_users(scenario: Scenario, dataset: Dataset) -> list[np.ndarray]:
 
 
 def simulated_policy(scenario: Scenario) -> ClientPolicy:
-    """What simulated clients agree to: exactly what the scenario asks."""
+    """What simulated clients agree to: exactly what the scenario asks; resumed, what the population's ledger allows."""
+    most = scenario.privacy.epsilon
+    if scenario.resume.from_run is not None and scenario.ledger.path is not None:
+        most = max(most, open_ledger(Path(scenario.ledger.path)).epsilon_budget)
     return ClientPolicy(
-        max_epsilon=scenario.privacy.epsilon,
+        max_epsilon=most,
         delta=scenario.privacy.delta,
         allow_privacy_off=not scenario.private,
         allow_unprotected_encoder=not scenario.privacy.protect_within_client,
@@ -100,6 +105,9 @@ def build_simulation(scenario: Scenario, dataset: Dataset, state_dir: Path) -> S
     names = client_names(len(parts))
     randomness = {name: SeededRandomness(scenario.seed or 0).derive(name) for name in names}
     identities = {name: Identity.generate(randomness[name].derive("identity")) for name in names}
+    if scenario.resume.number > 1:
+        # The same clients, but never the same noise again.
+        randomness = {name: r.derive(f"run {scenario.resume.number}") for name, r in randomness.items()}
     roster = Roster({name: identity.public_bytes() for name, identity in identities.items()})
     clients = {
         name: build_client(
@@ -147,7 +155,11 @@ def simulate(
         raise DataError(
             f"{dataset.name}: no user has the 3 events that training, validation and test need: check the log"
         )
-    simulation = build_simulation(scenario, dataset, out / "clients")
+    states = out
+    if scenario.resume.from_run is not None:
+        states = first_of_chain(scenario)
+        remember_number(states, scenario.resume.number)
+    simulation = build_simulation(scenario, dataset, states / "clients")
     exact: dict[str, dict[str, float]] = {}
 
     def look(name: str) -> None:
@@ -176,8 +188,7 @@ def simulate(
         out,
         roster=simulation.roster,
         session=session_name(scenario),
-        n_items=dataset.catalogue.n_items,
-        catalogue_sha256=dataset.catalogue.sha256,
+        catalogue=dataset.catalogue,
         watcher=watcher,
         after_release=look,
         complete=complete,

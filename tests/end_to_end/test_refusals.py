@@ -54,8 +54,7 @@ def run_on(scenario: Scenario, simulation: Simulation, folder: Path) -> tuple[di
         folder / "run",
         roster=simulation.roster,
         session=session_name(scenario),
-        n_items=simulation.dataset.catalogue.n_items,
-        catalogue_sha256=simulation.dataset.catalogue.sha256,
+        catalogue=simulation.dataset.catalogue,
         watcher=Unwatched(),
         complete=lambda _report, federation: seen.append(federation),
     )

@@ -1,0 +1,105 @@
+"""An earlier run's published folder, read back: its arrays, its catalogue, and what they cost."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from privacy.errors import InputError
+from privacy.wire.federation import Arrays
+from recsys_models.data.catalogue import Catalogue
+from recsys_models.errors import DataError
+from server.report import read_report
+
+ARRAYS_FILE = "item_tower.safetensors"
+CATALOGUE_FILE = "catalogue.json"
+
+_KINDS = {
+    "item_tower": ("float32", 2),
+    "popularity": ("float32", 1),
+    "head": ("int64", 1),
+    "transitions_sparse": ("float32", 2),
+    "transitions_smooth": ("float32", 2),
+}
+
+
+@dataclass(frozen=True)
+class PublishedRun:
+    """What a run folder holds for whoever builds on it.
+
+    Attributes:
+        folder: where it lies.
+        catalogue: the items its arrays are about; its hash is the one the arrays were saved with.
+        arrays: as published; ``item_tower`` is always there.
+        report: its ``report.json``; empty where only the published files were handed on.
+    """
+
+    folder: Path
+    catalogue: Catalogue
+    arrays: Arrays
+    report: dict[str, Any]
+
+    @property
+    def ledger_path(self) -> Path:
+        """The ledger the run was charged to: its population's, or the one in its folder."""
+        asked = ((self.report.get("scenario") or {}).get("ledger") or {}).get("path")
+        return (Path(asked) if asked else self.folder / "ledger.sqlite").resolve()
+
+
+def read_published(folder: Path) -> PublishedRun:
+    """Read a run folder's published files, trusting none of them.
+
+    Raises:
+        InputError: a file is missing, is of something else, or does not belong to the others; one line that names it.
+    """
+    path = folder / ARRAYS_FILE
+    if not path.is_file():
+        raise InputError(
+            f"{folder} holds no {ARRAYS_FILE}: give the folder of a run that published its tower"
+        )
+    facts, arrays = _read_arrays(path)
+    try:
+        catalogue = Catalogue.load(folder / CATALOGUE_FILE, expected_sha256=facts.get("catalogue_sha256"))
+    except DataError as error:
+        raise InputError(f"{folder} is no usable release: {error}") from None
+    _check(arrays, catalogue.n_items, path)
+    report = read_report(folder) if (folder / "report.json").is_file() else {}
+    return PublishedRun(folder, catalogue, arrays, report)
+
+
+def _read_arrays(path: Path) -> tuple[dict[str, Any], Arrays]:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            facts = json.loads((file.metadata() or {}).get("fedtower", "null"))
+            arrays = {name: file.get_tensor(name) for name in file.keys() if name in _KINDS}  # noqa: SIM118
+    except (SafetensorError, ValueError, OSError) as error:
+        raise InputError(f"{path} is no safetensors file of fedtower's: {error}") from None
+    if not isinstance(facts, dict) or not isinstance(facts.get("catalogue_sha256"), str):
+        raise InputError(f"{path} does not say which catalogue it is for: fedtower did not publish it")
+    return facts, arrays
+
+
+def _check(arrays: Arrays, n_items: int, path: Path) -> None:
+    if "item_tower" not in arrays:
+        raise InputError(f"{path} holds no item tower: its run was stopped before it had one")
+    for name, array in arrays.items():
+        dtype, axes = _KINDS[name]
+        if array.dtype != np.dtype(dtype) or array.ndim != axes:
+            raise InputError(
+                f"{path}: {name} is {array.dtype} with {array.ndim} axes, not {dtype} with {axes}"
+            )
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise InputError(f"{path}: {name} holds numbers that are not finite")
+        if name in ("item_tower", "popularity") and len(array) != n_items:
+            raise InputError(f"{path}: {name} has {len(array)} rows for a catalogue of {n_items} items")
+    head = arrays.get("head", np.zeros(0, dtype=np.int64))
+    if len(np.unique(head)) != len(head) or (head.size and not 0 <= head.min() <= head.max() < n_items):
+        raise InputError(f"{path}: the head items repeat or lie outside the catalogue of {n_items} items")
+    for name in ("transitions_sparse", "transitions_smooth"):
+        if name in arrays and arrays[name].shape != (len(head), len(head)):
+            raise InputError(f"{path}: {name} does not fit {len(head)} head items")
