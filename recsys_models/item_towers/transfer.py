@@ -18,7 +18,8 @@ from recsys_models.item_towers.text import content_vectors
 Float32 = NDArray[np.float32]
 
 CONTENT_DIM = 256
-"""Width of the content vectors that link two catalogues; the ridge penalty keeps what it does not need small."""
+"""Width of the content vectors that link two catalogues. Fewer for few items: beyond a sixteenth of their number the main
+directions describe single items, not kinds of them, and the map learns those by heart."""
 
 _PENALTIES = tuple(10.0**power for power in range(-4, 5))
 
@@ -95,7 +96,7 @@ def rows_from_content(source: Catalogue, rows: Float32, target: Catalogue) -> Fl
         ``[target.n_items, d]``.
     """
     both = _side_by_side(source, target)
-    together = content_vectors(both, CONTENT_DIM)
+    together = content_vectors(both, min(CONTENT_DIM, max(8, both.n_items // 16)))
     # Decimal ids sort by number, prefixed ones as text: places are looked up, not assumed.
     known = together[both.indices_of([_SOURCE + item for item in source.item_ids])]
     new = together[both.indices_of([_TARGET + item for item in target.item_ids])]
