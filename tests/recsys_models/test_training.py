@@ -11,7 +11,8 @@ from recsys_models.data import Catalogue, Sequences
 from recsys_models.encoders import ENCODERS, build_encoder
 from recsys_models.errors import DataError
 from recsys_models.evaluation import evaluate
-from recsys_models.training import EncoderScorer, TrainingSettings, train_centrally, training_windows
+from recsys_models.training import EncoderScorer, TrainingSettings, train_centrally, train_next_item
+from recsys_models.training_windows import batches_of_like_length, training_windows
 
 N_ITEMS = 20
 
@@ -37,9 +38,9 @@ def test_learns_a_certain_next_item(name: str, negatives: int) -> None:
     targets = (train.items[train.offsets[1:] - 1] + 1) % N_ITEMS
     before = evaluate(EncoderScorer(encoder, tower.weight.detach()), train, targets).means((1,))["hit@1"]
     settings = TrainingSettings(
-        epochs=60, batch_size=32, learning_rate=1e-2, negatives=negatives, device="cpu"
+        epochs=60, batch_size=32, learning_rate=1e-2, warm_up_steps=0, negatives=negatives, device="cpu"
     )
-    losses = train_centrally(encoder, tower, train, settings, np.random.default_rng(1))
+    losses = train_centrally(encoder, tower, train, settings, np.random.default_rng(1)).losses
     after = evaluate(EncoderScorer(encoder, tower.weight.detach()), train, targets).means((1,))["hit@1"]
     assert losses[-1] < 0.5 * losses[0]
     assert before < 0.6
@@ -53,7 +54,14 @@ def test_learns_with_every_loss(loss: str) -> None:
     encoder, tower = build_encoder("mean-pool", 16, max_length=8), nn.Embedding(N_ITEMS, 16)
     targets = (train.items[train.offsets[1:] - 1] + 1) % N_ITEMS
     settings = TrainingSettings(
-        epochs=60, batch_size=32, learning_rate=1e-2, negatives=8, loss=loss, device="cpu"
+        epochs=60,
+        batch_size=32,
+        learning_rate=1e-2,
+        warm_up_steps=0,
+        decay=False,
+        negatives=8,
+        loss=loss,
+        device="cpu",
     )
     train_centrally(encoder, tower, train, settings, np.random.default_rng(1))
     assert evaluate(EncoderScorer(encoder, tower.weight.detach()), train, targets).means((1,))["hit@1"] > 0.9
@@ -71,6 +79,55 @@ def test_windows_hold_every_next_item_pair_once() -> None:
         pairs = sorted((int(a), int(b)) for w in windows for a, b in pairwise(w))
         assert pairs == sorted([(n, n + 1) for n in range(16)] + [(0, 1), (1, 2)])
         assert max(w.size for w in windows) <= 5
+
+
+def test_batches_hold_every_window_once_and_little_padding() -> None:
+    generator = np.random.default_rng(0)
+    windows = [np.zeros(n, dtype=np.int64) for n in generator.integers(2, 50, 1000)]
+    batches = batches_of_like_length(windows, 32, generator)
+    assert sorted(np.concatenate(batches)) == list(range(1000))
+    padded = sum(len(b) * max(len(windows[w]) for w in b) for b in batches)
+    assert padded < 1.15 * sum(len(w) for w in windows)
+
+
+def test_keeps_the_best_look_and_stops_when_patience_ends() -> None:
+    encoder, tower = build_encoder("mean-pool", 4, max_length=8), nn.Embedding(N_ITEMS, 4)
+    figures = iter([0.1, 0.3, 0.2, 0.2, 0.9])
+    kept: list[torch.Tensor] = []
+
+    def validate() -> float:
+        kept.append(tower.weight.detach().clone())
+        return next(figures)
+
+    settings = TrainingSettings(epochs=9, patience=2, device="cpu")
+    training = train_centrally(
+        encoder, tower, circle(8, 8), settings, np.random.default_rng(0), validate=validate
+    )
+    assert (training.best_epoch, training.validation) == (2, [0.1, 0.3, 0.2, 0.2])
+    assert torch.equal(tower.weight, kept[1])
+    assert not torch.equal(kept[3], kept[1])
+
+
+def test_frozen_item_vectors_stay() -> None:
+    torch.manual_seed(0)
+    train = circle(64, 8)
+    encoder, items = build_encoder("attention", 16, max_length=8), torch.randn(N_ITEMS, 16)
+    before = items.clone()
+    settings = TrainingSettings(epochs=30, batch_size=32, learning_rate=1e-2, warm_up_steps=0, device="cpu")
+    losses = train_next_item(encoder, items, train, settings, np.random.default_rng(1)).losses
+    assert torch.equal(items, before)
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_same_seeds_give_the_same_weights() -> None:
+    def trained() -> torch.Tensor:
+        torch.manual_seed(3)
+        encoder, tower = build_encoder("attention", 8, max_length=8, dropout=0.2), nn.Embedding(N_ITEMS, 8)
+        settings = TrainingSettings(epochs=2, negatives=5, device="cpu")
+        train_centrally(encoder, tower, circle(32, 8), settings, np.random.default_rng(1))
+        return tower.weight.detach()
+
+    assert torch.equal(trained(), trained())
 
 
 def test_scorer_leaves_the_mode_alone() -> None:
@@ -105,7 +162,14 @@ def test_refuses_users_with_nothing_to_learn() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"epochs": 0}, {"learning_rate": float("nan")}, {"negatives": -1}, {"loss": "hinge"}, {"loss": "bpr"}],
+    [
+        {"epochs": 0},
+        {"patience": 0},
+        {"learning_rate": float("nan")},
+        {"negatives": -1},
+        {"loss": "hinge"},
+        {"loss": "bpr"},
+    ],
 )
 def test_refuses_bad_settings(change: dict[str, float]) -> None:
     with pytest.raises(DataError):
