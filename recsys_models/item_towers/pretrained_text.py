@@ -6,6 +6,7 @@ The extra ``fedtower[text]`` installs it. Only its two files are read, the table
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,12 +45,11 @@ def wordllama_vectors(documents: Sequence[str], dim: int) -> NDArray[np.float32]
     folder = _folder()
     if folder is None or not wordllama_is_installed():
         raise DataError("wordllama is not installed: pip install 'fedtower[text]', or use method='hashed'")
-    # Imported here: the extra may be missing.
     from safetensors.numpy import load_file
-    from tokenizers import Tokenizer
 
     table = next(iter(load_file(folder / _TABLE).values())).astype(np.float32)
-    tokenizer = Tokenizer.from_file(str(folder / _TOKENIZER))
+    # By name: the extra may be missing.
+    tokenizer = importlib.import_module("tokenizers").Tokenizer.from_file(str(folder / _TOKENIZER))
     tokenizer.no_padding()
     tokenizer.enable_truncation(_LONGEST_TEXT)
     encoded = tokenizer.encode_batch(list(documents), add_special_tokens=False)
