@@ -5,10 +5,16 @@ user, encoder parameters and item rows together, is clipped as one vector; the t
 noise and goes into the secure sum, the encoder part gets all of the noise and moves the encoder here. Noise on the
 encoder is needed although it never leaves: the encoder of the next round shapes the gradients of other users of this
 client (``docs/privacy.md``, trap 1).
+
+With an adaptive clip norm the round names the norm, and the vector has one cell more, the count of users within it
+(``privacy.mechanisms.joint_clip``).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,8 +24,9 @@ from numpy.typing import NDArray
 from client.model import ClientModel
 from client.public_state import PublicState
 from privacy.bounded import BoundedSum, DisjointSum
-from privacy.errors import ProtocolError
+from privacy.errors import PolicyRefusal, ProtocolError
 from privacy.mechanisms.discrete_gaussian import add_noise
+from privacy.mechanisms.joint_clip import JointClip
 from privacy.randomness import RandomSource
 from privacy.release_terms import ReleaseTerms
 from privacy.user_gradients.engine import encoder_size, per_user_gradients, set_encoder_gradient, wrap_encoder
@@ -33,12 +40,41 @@ _GUARD_USERS = 8
 _GUARD_EVENTS = 6
 
 
+@dataclass(frozen=True)
+class RoundClip:
+    """How users are clipped in one round.
+
+    Attributes:
+        l2_clip_norm: of a user's joint gradient.
+        unit: grid step of the gradients' cells.
+        l2_bound: of a user's joint gradient, in grid steps.
+        joint: how gradients and count share the bound; None where the clip norm is fixed and nobody is counted.
+        norm: that the round names; as ``l2_clip_norm`` but for half a grid step.
+    """
+
+    l2_clip_norm: float
+    unit: float
+    l2_bound: int
+    joint: JointClip | None
+    norm: float
+
+    def count(self, norms: NDArray[np.float64]) -> int:
+        """What users of these norms before clipping add to the count's cell."""
+        return 0 if self.joint is None else self.joint.count(norms, self.norm)
+
+    def joined(self, gradients: BoundedSum, count: int, terms: ReleaseTerms) -> BoundedSum:
+        """The release's vector: gradients, and the count where there is one."""
+        return gradients if self.joint is None else self.joint.joined(gradients, count, terms.unit)
+
+
 class GradientTrainer:
     """Rounds of one gradient release for one client.
 
+    The engine is checked when this is made, on made-up users; the log is not read before the first step.
+
     Args:
         model: the private encoder, moved in place.
-        training: histories of this client's users, catalogue indices.
+        training: gives the histories of this client's users, catalogue indices.
         public: what was published; its head items are the rows of the trained tower.
         settings: agreed model settings.
         users: this client's number of users as enrolled (rounded): the public denominator of the encoder's step.
@@ -48,7 +84,7 @@ class GradientTrainer:
     def __init__(
         self,
         model: ClientModel,
-        training: list[NDArray[np.int64]],
+        training: Callable[[], list[NDArray[np.int64]]],
         public: PublicState,
         settings: dict[str, Any],
         *,
@@ -56,16 +92,14 @@ class GradientTrainer:
         randomness: RandomSource,
     ) -> None:
         gradients = settings["gradients"]
-        position = public.head_position
-        histories = [position[h] for h in training]
-        self._histories = [h[h >= 0] for h in histories]
+        self._training = training
         self._public = public
         self._head = public.head.copy()
         self._sampler = CatalogueSampler(len(public.head), public.popularity[public.head].astype(np.float64))
         self._negatives: int = gradients["negatives"]
         self._max_length: int = settings["max_length"]
         self._expected_users = max(users * gradients["sampling_probability"], 1.0)
-        self._l2_clip_norm: float = gradients["l2_clip_norm"]
+        self._settings: dict[str, Any] = gradients
         self._randomness = randomness
         self._device = model.device
         self._raw_encoder = model.recommender.encoder
@@ -86,6 +120,12 @@ class GradientTrainer:
         """Length of the encoder's part of the joint vector."""
         return encoder_size(self._encoder)
 
+    @cached_property
+    def _histories(self) -> list[NDArray[np.int64]]:
+        """Every user's events on head items, as rows of the trained tower."""
+        position = self._public.head_position
+        return [rows[rows >= 0] for rows in (position[history] for history in self._training())]
+
     def close(self) -> None:
         """Take the per-user hooks off the encoder again."""
         self._encoder.to_standard_module()
@@ -102,47 +142,78 @@ class GradientTrainer:
         lengths = [_SHORTEST + user % (longest - _SHORTEST + 1) for user in range(_GUARD_USERS)]
         made_up = [self._randomness.integers(len(self._head), length) for length in lengths]
         batch = self._packed(made_up)
-        check_engine(self._raw_encoder, self._table(), batch.item_ids, batch.select, self._l2_clip_norm)
+        check_engine(
+            self._raw_encoder, self._table(), batch.item_ids, batch.select, self._settings["l2_clip_norm"]
+        )
 
-    def step(self, terms: ReleaseTerms) -> NDArray[np.int64]:
-        """One round: sample, differentiate, clip jointly, move the encoder, return the tower's noised part.
+    def check(self, terms: ReleaseTerms, l2_clip_norm: object, step: int) -> None:
+        """Refuse a round that cannot be answered; all of it public, so that no refusal depends on the log.
 
         Args:
-            terms: of the release; their length is that of the tower part.
-
-        Returns:
-            ``[K * dim]`` grid steps, ready to be masked.
+            terms: of the release.
+            l2_clip_norm: as the round names it; read only where the norm is adaptive.
+            step: of the round, from 0.
 
         Raises:
-            ProtocolError: the head items are others than at the first step. Checked before anything is drawn: else only
-                clients whose users have items outside the new ones would fail.
+            ProtocolError: the head items are others than when training began. Checked before anything is drawn: else
+                only clients whose users have items outside the new ones would fail.
+            PolicyRefusal: no releases could have led to this clip norm, or it is out of the range of any.
         """
         if not np.array_equal(self._public.head, self._head):
             raise ProtocolError(f"the head items changed in the middle of release {terms.release.name!r}")
+        joint = JointClip.agreed(terms.l2_bound, self._settings)
+        if joint is not None and not joint.is_reachable(l2_clip_norm, step):
+            raise PolicyRefusal("clip-norm-out-of-range", f"clip norm {l2_clip_norm!r} at step {step}")
+
+    def step(self, terms: ReleaseTerms, l2_clip_norm: float | None = None) -> NDArray[np.int64]:
+        """One round: sample, differentiate, clip jointly, move the encoder, return the tower's noised part.
+
+        Args:
+            terms: of the release; their length is that of the tower part, the count's cell included.
+            l2_clip_norm: of this round, where it is adaptive; the first round's if None.
+
+        Returns:
+            ``[K * dim]`` grid steps, or one more with the count last, ready to be masked.
+        """
         drawn = self._randomness.bernoulli(terms.release.sampling_probability, len(self._histories))
         usable = np.array([len(h) >= _SHORTEST for h in self._histories], dtype=bool)
         users = np.flatnonzero(drawn & usable)
-        total = self.joint_sum(users, terms)
+        clip = self.round_clip(terms, l2_clip_norm)
+        total = self.joint_sum(users, terms, clip)
         split = self.encoder_parameters
         encoder_part = BoundedSum(total.values[:split], total.l2_bound, total.unit, total.users)
         tower_part = BoundedSum(total.values[split:], total.l2_bound, total.unit, total.users)
-        self._move_encoder(encoder_part, terms)
+        self._move_encoder(encoder_part, terms, clip.unit)
         return terms.add_share(tower_part, self._randomness)
 
-    def joint_sum(self, users: NDArray[np.int64], terms: ReleaseTerms) -> BoundedSum:
-        """Clipped joint gradients of these users, [encoder || tower] in grid steps, without noise: not to be sent."""
-        length = self.encoder_parameters + terms.length
-        total = DisjointSum(length, l2_bound=terms.l2_bound, unit=terms.unit)
+    def round_clip(self, terms: ReleaseTerms, l2_clip_norm: float | None = None) -> RoundClip:
+        """How users are clipped in a round that names this norm; None stands for the first round's."""
+        joint = JointClip.agreed(terms.l2_bound, self._settings)
+        if joint is None:
+            return RoundClip(terms.l2_clip_norm, terms.unit, terms.l2_bound, None, terms.l2_clip_norm)
+        norm = joint.first_norm if l2_clip_norm is None else l2_clip_norm
+        return RoundClip(joint.clip_norm(norm), joint.unit(norm), joint.gradient_bound, joint, norm)
+
+    def joint_sum(
+        self, users: NDArray[np.int64], terms: ReleaseTerms, clip: RoundClip | None = None
+    ) -> BoundedSum:
+        """Clipped joint gradients of these users, [encoder || tower (|| count)] in grid steps, without noise: not to be
+        sent.
+        """
+        clip = clip or self.round_clip(terms)
+        gradient_cells = self.encoder_parameters + len(self._public.head) * self._public.dim
+        total, count = DisjointSum(gradient_cells, l2_bound=clip.l2_bound, unit=clip.unit), 0
         for start in range(0, len(users), _CHUNK):
             batch = self.batch(users[start : start + _CHUNK])
             gradients = per_user_gradients(self._encoder, self._table(), batch.item_ids, batch)
             part = gradients.clip_and_sum(
-                len(self._public.head), l2_clip_norm=terms.l2_clip_norm, unit=terms.unit
+                len(self._public.head), l2_clip_norm=clip.l2_clip_norm, unit=clip.unit
             )
             total.add(part)
-        return total.total()
+            count += clip.count(gradients.norms.cpu().numpy())
+        return clip.joined(total.total(), count, terms)
 
-    def _move_encoder(self, total: BoundedSum, terms: ReleaseTerms) -> None:
+    def _move_encoder(self, total: BoundedSum, terms: ReleaseTerms, unit: float) -> None:
         values = total.values
         if terms.private:
             # All of the noise, not a share: nothing sums this part up with other clients.
@@ -150,7 +221,7 @@ class GradientTrainer:
             values = add_noise(
                 total, terms.total_sigma, self._randomness, name=name, left_the_client=False
             ).values
-        set_encoder_gradient(self._encoder, values * terms.unit / self._expected_users)
+        set_encoder_gradient(self._encoder, values * unit / self._expected_users)
         self._optimizer.step()
         self._optimizer.zero_grad()
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from client.behaviour_log import BehaviourLog
+from client.behaviour_log import BehaviourLog, Stage
 from client.detail_evaluation import detail_contributions, user_detail
 from client.encoder_fit import EncoderFit
 from client.evaluation import metric_contributions, rank_targets
@@ -56,6 +56,8 @@ from privacy.wire.federation import (
 from recsys_models.release_shapes import detail_layout, release_shape
 
 _LOG = logging.getLogger("fedtower.client")
+
+_STAGED = ("metrics", "metrics-detail")
 
 _REASONS: tuple[tuple[type[Exception], str], ...] = (
     (BudgetExceeded, "budget-exceeded"),
@@ -225,10 +227,14 @@ class ClientHandlers:
             raise PolicyRefusal("encoder-not-private", f"{release.name} after a fit without noise")
         self.public.update(request.task.arrays)
         terms = self._terms(release)
-        self._check_header(header, request.task, terms)
-        self._check_turn(release, request.task)
-        values = self._charged(terms, lambda: self._values(release, request.task, terms))
         schema = terms.schema(len(self.plan.cohort))
+        # All that may be refused, and for public reasons only, comes before the ledger is charged and data is read.
+        self._check_header(header, request.task, terms)
+        step = self._check_turn(release, request.task)
+        self._secagg.check_upload(header, schema)
+        self._check_task(release, request.task, step, terms)
+        self._rounds_done[release.name] = step + 1
+        values = self._charged(terms, lambda: self._values(release, request.task, terms))
         return self._secagg.upload(header, schema, {SECTION: values}, is_noised=self.plan.private)
 
     def _check_header(self, header: RoundHeader, task: Task, terms: ReleaseTerms) -> None:
@@ -249,7 +255,18 @@ class ClientHandlers:
                 "threshold-below-plan", f"threshold {header.threshold}, agreed {self.plan.threshold}"
             )
 
-    def _check_turn(self, release: ScheduledRelease, task: Task) -> None:
+    def _check_task(self, release: ScheduledRelease, task: Task, step: int, terms: ReleaseTerms) -> None:
+        """What the task asks for is something this client computes; an engine that fails its guard is found here."""
+        if release.kind == "gradients":
+            self._gradient_trainer().check(terms, task.parameters.get("l2_clip_norm"), step)
+        stage = task.parameters.get("stage")
+        if release.kind in _STAGED and stage not in get_args(Stage):
+            raise ProtocolError(
+                f"metrics were asked for stage {stage!r}; {', '.join(get_args(Stage))} are known"
+            )
+
+    def _check_turn(self, release: ScheduledRelease, task: Task) -> int:
+        """The step that is asked for, if it is its turn."""
         done = self._rounds_done.get(release.name, 0)
         step = int(task.parameters.get("step", 0))
         # A round this client missed may be skipped, never repeated: a repetition is a second, uncharged answer.
@@ -257,7 +274,7 @@ class ClientHandlers:
             raise PolicyRefusal(
                 "step-out-of-turn", f"{release.name} step {step}: done {done} of {release.steps}"
             )
-        self._rounds_done[release.name] = step + 1
+        return step
 
     def _charged(self, terms: ReleaseTerms, compute: Callable[[], NDArray[np.int64]]) -> NDArray[np.int64]:
         """Reserve before data is read, commit before anything leaves; a crash in between counts as spent.
@@ -283,12 +300,17 @@ class ClientHandlers:
             private=self.plan.private,
         )
         return release_terms(
-            self.plan, release.name, length=shape.length, l2_clip_norm=shape.l2_clip_norm, unit=shape.unit
+            self.plan,
+            release.name,
+            length=shape.length,
+            l2_clip_norm=shape.l2_clip_norm,
+            unit=shape.unit,
+            facts=shape.facts,
         )
 
     def _values(self, release: ScheduledRelease, task: Task, terms: ReleaseTerms) -> NDArray[np.int64]:
         if release.kind == "gradients":
-            return self._gradient_step(release, terms)
+            return self._gradient_step(release, task, terms)
         return terms.protect(self._contributions(release, task), self._randomness)
 
     def _contributions(self, release: ScheduledRelease, task: Task) -> UserContributions:
@@ -296,9 +318,7 @@ class ClientHandlers:
             return popularity_contributions(self.log, self._n_items)
         if release.kind == "statistics":
             return statistics_contributions(self.log, self.public, dict(self.plan.settings))
-        stage = task.parameters.get("stage")
-        if stage not in ("validation", "test"):
-            raise ProtocolError(f"metrics were asked for stage {stage!r}; 'validation' and 'test' are known")
+        stage: Stage = task.parameters["stage"]
         if release.kind == "metrics-detail":
             detail = user_detail(
                 self.model,
@@ -312,17 +332,20 @@ class ClientHandlers:
             )
         return metric_contributions(rank_targets(self.model, self.log, self.public, stage))
 
-    def _gradient_step(self, release: ScheduledRelease, terms: ReleaseTerms) -> NDArray[np.int64]:
+    def _gradient_trainer(self) -> GradientTrainer:
         if self._trainer is None:
             self._trainer = GradientTrainer(
                 self.model,
-                self.log.training,
+                lambda: self.log.training,
                 self.public,
                 self.settings,
                 users=self.enrolled_users,
                 randomness=self._randomness,
             )
-        values = self._trainer.step(terms)
+        return self._trainer
+
+    def _gradient_step(self, release: ScheduledRelease, task: Task, terms: ReleaseTerms) -> NDArray[np.int64]:
+        values = self._gradient_trainer().step(terms, task.parameters.get("l2_clip_norm"))
         if self._rounds_done[release.name] == release.steps:
             self._close_trainer()
         return values
@@ -353,6 +376,7 @@ class ClientHandlers:
             if release.kind != "fit":
                 raise ProtocolError(f"release {release.name!r} is of kind {release.kind!r}, not a fit")
             self._check_turn(release, Task(task.name, {"step": release.steps - 1}))
+            self._rounds_done[release.name] = release.steps
             terms = self._terms(release)
             reservation = self.ledger.reserve(terms.event(simulated=self._randomness.is_simulated))
             self._encoder_fit().private(terms)

@@ -13,13 +13,14 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from privacy.errors import PolicyRefusal
+from privacy.mechanisms.joint_clip import MAX_CLIP_NORM, MIN_CLIP_NORM
 from recsys_models.encoders.registry import ENCODERS
 from recsys_models.metrics.detail import MAX_GROUPS
 
 _Share = Annotated[float, Field(ge=0.0, le=1.0)]
 _Probability = Annotated[float, Field(gt=0.0, le=1.0)]
 _Rate = Annotated[float, Field(gt=0.0, le=1e6)]
-_ClipNorm = Annotated[float, Field(ge=1e-6, le=1e6)]
+_ClipNorm = Annotated[float, Field(ge=MIN_CLIP_NORM, le=MAX_CLIP_NORM)]
 _Count = Annotated[int, Field(ge=1, le=2**31)]
 
 
@@ -31,6 +32,9 @@ class _Settings(BaseModel):
 class _Gradients(_Settings):
     negatives: Annotated[int, Field(ge=1, le=10_000)]
     l2_clip_norm: _ClipNorm
+    adaptive_clip: bool
+    target_quantile: Annotated[float, Field(ge=0.01, le=0.99)]
+    clip_rate: Annotated[float, Field(gt=0.0, le=1.0)]
     sampling_probability: _Probability
     client_learning_rate: _Rate
 

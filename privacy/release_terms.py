@@ -7,12 +7,13 @@ the round is refused before anything is masked.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.accounting.events import ReleaseEvent
+from privacy.accounting.events import DetailValue, ReleaseEvent
 from privacy.accounting.plan import FederationPlan
 from privacy.accounting.schedule import ScheduledRelease
 from privacy.bounded import BoundedSum, UserContributions, clip_and_sum
@@ -39,6 +40,7 @@ class ReleaseTerms:
         honest_survivors: noise shares the sum is sure to hold; 1 when every client adds all of it.
         max_users: most users of one client, which bounds its words.
         private: whether noise is added.
+        facts: about the release, for the reader of the ledger; no number depends on them.
     """
 
     release: ScheduledRelease
@@ -48,6 +50,7 @@ class ReleaseTerms:
     honest_survivors: int
     max_users: int
     private: bool
+    facts: Mapping[str, DetailValue] = field(default_factory=dict[str, DetailValue])
 
     @property
     def l2_bound(self) -> int:
@@ -76,6 +79,7 @@ class ReleaseTerms:
             "cells": self.length,
             "noise_shares": shares,
             "randomness": "simulated" if simulated else "system",
+            **self.facts,
         }
         return replace(event, detail=detail)
 
@@ -129,7 +133,13 @@ class ReleaseTerms:
 
 
 def release_terms(
-    plan: FederationPlan, name: str, *, length: int, l2_clip_norm: float, unit: float | None = None
+    plan: FederationPlan,
+    name: str,
+    *,
+    length: int,
+    l2_clip_norm: float,
+    unit: float | None = None,
+    facts: Mapping[str, DetailValue] | None = None,
 ) -> ReleaseTerms:
     """The terms of a release of the plan.
 
@@ -140,6 +150,7 @@ def release_terms(
         l2_clip_norm: of one user's contribution.
         unit: grid step, where the meaning of the numbers asks for one (metrics); else chosen so that the noise is
             thousands of steps wide and rounding is far below it. Noise too wide for the sampler makes it coarser.
+        facts: for the ledger's reader.
     """
     release = plan.release(name)
     widest = _widest_bound(release, plan)
@@ -157,6 +168,7 @@ def release_terms(
         honest_survivors=plan.honest_survivors,
         max_users=plan.max_users,
         private=plan.private,
+        facts=dict(facts or {}),
     )
 
 

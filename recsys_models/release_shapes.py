@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from recsys_models.errors import DataError
@@ -29,11 +29,13 @@ class ReleaseShape:
         length: cells.
         l2_clip_norm: largest Euclidean norm of one user's row.
         unit: grid step, where the numbers' meaning asks for one; None leaves it to the noise.
+        facts: about the release, for the reader of a ledger.
     """
 
     length: int
     l2_clip_norm: float
     unit: float | None = None
+    facts: Mapping[str, str | float] = field(default_factory=dict[str, str | float])
 
 
 def release_shape(
@@ -56,7 +58,7 @@ def release_shape(
     if kind == "statistics":
         return ReleaseShape(statistics_layout(head, settings).length, 1.0)
     if kind == "gradients":
-        return ReleaseShape(head * settings["dim"], settings["gradients"]["l2_clip_norm"])
+        return gradients_shape(head * settings["dim"], settings["gradients"])
     if kind == "fit":
         return ReleaseShape(1, settings["fit"]["l2_clip_norm"])
     if kind == "metrics":
@@ -67,6 +69,24 @@ def release_shape(
     raise DataError(
         f"release kind {kind!r} is unknown; use popularity, statistics, gradients, fit, metrics or metrics-detail"
     )
+
+
+def gradients_shape(cells: int, gradients: Mapping[str, Any]) -> ReleaseShape:
+    """The tower's cells; with an adaptive clip norm in units of that norm, and one cell more for the count.
+
+    Args:
+        cells: of the trained rows.
+        gradients: the plan's settings of that name.
+    """
+    if not gradients["adaptive_clip"]:
+        return ReleaseShape(cells, gradients["l2_clip_norm"])
+    facts = {
+        "clipping": "adaptive",
+        "first_l2_clip_norm": float(gradients["l2_clip_norm"]),
+        "target_quantile": float(gradients["target_quantile"]),
+        "clip_rate": float(gradients["clip_rate"]),
+    }
+    return ReleaseShape(cells + 1, 1.0, facts=facts)
 
 
 def metrics_shape(private: bool) -> ReleaseShape:

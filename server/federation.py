@@ -27,6 +27,7 @@ from privacy.wire.federation import Arrays, Enrolment, Task, public_state_sha256
 from recsys_models.release_shapes import detail_layout, release_shape
 from server.detail import detail_from_sums
 from server.item_tower import (
+    RoundClips,
     TowerOptimizer,
     popularity_arrays,
     random_tower,
@@ -87,6 +88,7 @@ class Outcome:
         detail: the detailed metrics as they stand in the report; None where they were not released.
         seconds: wall-clock time by phase.
         chosen: the release whose tower was published.
+        clip_norms: of the gradient rounds, in order, where the norm is adaptive.
     """
 
     arrays: Arrays = field(default_factory=dict[str, NDArray[Any]])
@@ -94,6 +96,7 @@ class Outcome:
     detail: dict[str, Any] | None = None
     seconds: dict[str, float] = field(default_factory=dict[str, float])
     chosen: str = ""
+    clip_norms: list[float] = field(default_factory=list[float])
 
 
 class Federation:
@@ -307,9 +310,12 @@ class Federation:
         tower = self.outcome.arrays["item_tower"]
         rows = tower[head].astype(np.float64)
         expected_users = self.plan.settings["users"] * release.sampling_probability
+        clip = RoundClips(terms, self.plan.settings["gradients"], expected_users)
         for step in range(release.steps):
-            total = self._release_sum(terms, step=step)
-            rows = optimizer.step(rows, total.reshape(rows.shape) / expected_users)
+            secure_sum = self._charged(terms, step=step, parameters=clip.parameters)
+            gradient = clip.gradient(secure_sum.values).reshape(rows.shape)
+            self.outcome.clip_norms = clip.path
+            rows = optimizer.step(rows, gradient / expected_users)
             self._update({"item_tower": with_rows(tower, rows, head)})
         self.release_metrics("metrics-gradients", stage="validation")
         if not self._gradients_paid():
@@ -381,7 +387,12 @@ class Federation:
             private=self.plan.private,
         )
         return release_terms(
-            self.plan, name, length=shape.length, l2_clip_norm=shape.l2_clip_norm, unit=shape.unit
+            self.plan,
+            name,
+            length=shape.length,
+            l2_clip_norm=shape.l2_clip_norm,
+            unit=shape.unit,
+            facts=shape.facts,
         )
 
     def _release_sum(self, terms: ReleaseTerms, *, step: int) -> NDArray[np.float64]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from privacy.mechanisms.joint_clip import JointClip
+from privacy.release_terms import ReleaseTerms
 from privacy.wire.federation import Arrays
 from recsys_models.item_towers.factorisation import denoise_transitions, tower_from_gram
 from recsys_models.statistics import StatisticsLayout, split_statistics
@@ -73,6 +76,46 @@ def random_tower(head: NDArray[np.int64], n_items: int, dim: int, seed: int) -> 
     """A random start for training without statistics: independent of all data, so any seed may be public."""
     rows = np.random.default_rng(seed).normal(size=(len(head), dim))
     return whole_tower(rows * (SCORE_NORM / np.sqrt(dim)), head, n_items)
+
+
+class RoundClips:
+    """The clip norm of each gradient round: fixed, or moved by the count that each round's sum ends with.
+
+    Args:
+        terms: of the release.
+        gradients: the plan's settings of that name.
+        expected_users: public, positive.
+    """
+
+    def __init__(self, terms: ReleaseTerms, gradients: Mapping[str, Any], expected_users: float) -> None:
+        self._joint = JointClip.agreed(terms.l2_bound, gradients)
+        self._unit = terms.unit
+        self._expected_users = expected_users
+        self._norm = float(gradients["l2_clip_norm"])
+        self._path: list[float] = []
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What a round's task says besides its step."""
+        return {} if self._joint is None else {"l2_clip_norm": self._norm}
+
+    @property
+    def path(self) -> list[float]:
+        """Norms of the rounds so far, where they move."""
+        return list(self._path)
+
+    def gradient(self, released: NDArray[np.int64]) -> Float:
+        """The sum of clipped gradients that a round released, ``[K * d]`` in their own units; moves the norm.
+
+        Args:
+            released: the secure sum, in grid steps.
+        """
+        if self._joint is None:
+            return np.multiply(released, self._unit, dtype=np.float64)
+        self._path.append(self._norm)
+        gradient = np.multiply(released[:-1], self._joint.unit(self._norm), dtype=np.float64)
+        self._norm = self._joint.after(self._norm, float(released[-1]), self._expected_users)
+        return gradient
 
 
 @dataclass

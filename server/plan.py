@@ -193,6 +193,10 @@ def _settings(scenario: Scenario, users: int, n_items: int) -> dict[str, object]
             "negatives": scenario.gradients.negatives,
             # Off means off: a bound far above any gradient, kept only because integers need one.
             "l2_clip_norm": scenario.gradients.l2_clip_norm if private else 1024.0,
+            # Without noise there is nothing to trade a clip norm against, and a count would be exact.
+            "adaptive_clip": scenario.gradients.adaptive_clip and private,
+            "target_quantile": scenario.gradients.target_quantile,
+            "clip_rate": scenario.gradients.clip_rate,
             "sampling_probability": scenario.gradients.sampling_probability if private else 1.0,
             "client_learning_rate": scenario.gradients.client_learning_rate,
         },

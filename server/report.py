@@ -19,6 +19,7 @@ KEY_ORDER = (
     "baselines",
     "detail",
     "privacy",
+    "clip_norms",
     "left_the_client",
     "started_from",
     "item_tower_sha256",

@@ -193,6 +193,16 @@ def budget_line(report: Report) -> str:
     return spent
 
 
+def clip_norms(report: Report) -> Table | None:
+    """The clip norm of each gradient round, where it was adaptive: it follows from what was released."""
+    norms: Sequence[float] = report.get("clip_norms") or []
+    settings: Report = (report.get("scenario") or {}).get("gradients") or {}
+    rows = [(str(index + 1), number(norm)) for index, norm in enumerate(norms)]
+    quantile = settings.get("target_quantile")
+    note = "" if quantile is None else f"Moved towards the {quantile:g} quantile of users' gradient norms."
+    return Table("Clip norm of the gradient rounds", ("round", "clip norm"), rows, note)
+
+
 def departures(report: Report) -> Table | None:
     """Bytes that left the clients, by kind; the user encoder comes first, with its 0."""
     left: Mapping[str, int] | None = report.get("left_the_client")
@@ -275,6 +285,7 @@ def all_tables(report: Report) -> list[Table]:
         exposure,
         budget,
         started_from,
+        clip_norms,
         departures,
         exact_metrics,
         cleaning,

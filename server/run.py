@@ -151,6 +151,8 @@ def make_report(federation: Federation, *, seconds: float) -> Report:
         "chosen": outcome.chosen,
         "version": _version(),
     }
+    if outcome.clip_norms:
+        report["clip_norms"] = outcome.clip_norms
     final = outcome.qualities.get("metrics-final")
     if final is not None:
         report["metrics"] = _estimates(final.model, final.users)

@@ -68,6 +68,10 @@ class GradientsSection(_Section):
     """Joint training of encoder and item tower, one step a round.
 
     Attributes:
+        l2_clip_norm: of a user's joint gradient; with ``adaptive_clip``, that of the first round.
+        adaptive_clip: whether the norm follows a quantile of the users' norms, by a count that is part of the release.
+        target_quantile: share of users that should be within the norm.
+        clip_rate: longest geometric step of the norm in a round.
         min_users: the hybrid recipe leaves gradients out below this many users, where their noise exceeds what a few
             rounds can learn, and spends their share on the statistics.
     """
@@ -76,6 +80,9 @@ class GradientsSection(_Section):
     min_users: Annotated[int, Field(ge=0)] = 1500
     sampling_probability: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
     l2_clip_norm: Annotated[float, Field(gt=0.0)] = 1.0
+    adaptive_clip: bool = False
+    target_quantile: Annotated[float, Field(ge=0.01, le=0.99)] = 0.5
+    clip_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 0.2
     negatives: Annotated[int, Field(ge=1, le=10_000)] = 64
     server_optimizer: Literal["fedavg", "fedadam"] = "fedadam"
     server_learning_rate: Annotated[float, Field(gt=0.0)] | None = None

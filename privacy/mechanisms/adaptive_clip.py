@@ -8,8 +8,8 @@ leak that no ledger shows.
 A user adds +1/2 if her norm is within the clip norm and -1/2 if not (Section 3, "b - 1/2"), so she moves the sum by 1/2
 and not by 1. The divisor is the public, expected number of users, never the number drawn.
 
-For one party that sees all norms, such as a client's own fit. A federation would need the count as one more cell of the
-gradient vector, under the joint bound, and a grid that does not depend on the current clip norm.
+For one party that sees all norms, such as a client's own fit. In a federation the count is one more cell of the gradient
+vector, under the joint bound: ``privacy.mechanisms.joint_clip``.
 """
 
 from __future__ import annotations

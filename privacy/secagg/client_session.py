@@ -109,6 +109,26 @@ class SecaggClient:
         """Check that everyone saw the same keys; afterwards ``established`` can mask together."""
         self._open_epoch().accept_confirmations(message)
 
+    def check_upload(
+        self, header: RoundHeader, schema: VectorSchema, *, may_retry: bool = False
+    ) -> ClientEpoch:
+        """Raise what ``upload`` would raise for these, before there is a vector: nothing here depends on data.
+
+        Args:
+            header: as received.
+            schema: this client's own idea of the vector.
+            may_retry: as for ``upload``.
+
+        Returns:
+            The open epoch.
+        """
+        self.abort()
+        epoch = self._open_epoch()
+        answer = self.memory.answer(header.task, header.model_hash)
+        self._check_header(header, schema, epoch)
+        guards.check_single_answer(answer, self.policy.retry_budget if may_retry else 0)
+        return epoch
+
     def upload(
         self,
         header: RoundHeader,
@@ -131,11 +151,7 @@ class SecaggClient:
         Returns:
             The upload: masked words, sealed shares, commitments, signature.
         """
-        self.abort()
-        epoch = self._open_epoch()
-        answer = self.memory.answer(header.task, header.model_hash)
-        self._check_header(header, schema, epoch)
-        guards.check_single_answer(answer, self.policy.retry_budget if may_retry else 0)
+        epoch = self.check_upload(header, schema, may_retry=may_retry)
         vector = ring.encode(schema, sections)
         self.memory.advance(header.session, header.epoch, header.round)
         self.memory.begin_answer(header.task, header.model_hash)

@@ -77,7 +77,12 @@ class Engine:
             private=self.plan.private,
         )
         return release_terms(
-            self.plan, name, length=shape.length, l2_clip_norm=shape.l2_clip_norm, unit=shape.unit
+            self.plan,
+            name,
+            length=shape.length,
+            l2_clip_norm=shape.l2_clip_norm,
+            unit=shape.unit,
+            facts=shape.facts,
         )
 
     def log(self, histories: Sequence[History]) -> BehaviourLog:

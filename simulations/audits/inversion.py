@@ -7,6 +7,7 @@ knows. The client has one user here, so that nobody else's data hides hers befor
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -69,14 +70,17 @@ def _attack(engine: Engine, victim: int) -> dict[str, float]:
     position = engine.public.head_position
     # One real step: the victim's update alone, then the neighbours' that secure aggregation adds.
     updates = [_update(engine, (victim + k) % len(engine.histories)) for k in range(_CLIENTS)]
+    rows = (len(engine.public.head), int(engine.plan.settings["dim"]))
     terms = engine.terms("gradients")
-    noised = [
-        u + _noise(engine, victim * _CLIENTS + k) if terms.private else u for k, u in enumerate(updates)
-    ]
+    if terms.private:
+        noised = [u + _noise(engine, victim * _CLIENTS + k) for k, u in enumerate(updates)]
+    else:
+        noised = updates
+    # The cells of the tower: with an adaptive clip norm a count comes after them.
+    updates, noised = ([each[: math.prod(rows)] for each in vectors] for vectors in (updates, noised))
     log = engine.log([engine.histories[victim]])
     owned = position[log.training[0]]
     truth = np.unique(owned[owned >= 0])
-    rows = (len(engine.public.head), int(engine.plan.settings["dim"]))
     popular = np.argsort(-engine.public.popularity[engine.public.head], kind="stable")[: len(truth)]
     return {
         "popularity guess": float(np.isin(truth, popular).mean()),
@@ -93,7 +97,7 @@ def _update(engine: Engine, user: int) -> NDArray[np.int64]:
     terms = engine.terms("gradients")
     trainer = GradientTrainer(
         engine.model(),
-        engine.log([engine.histories[user]]).training,
+        lambda: engine.log([engine.histories[user]]).training,
         engine.public,
         engine.settings,
         users=1,

@@ -105,7 +105,7 @@ class GradientNeighbours:
         self._plain = copy.deepcopy(model.recommender.encoder)
         self._trainer = GradientTrainer(
             model,
-            [*engine.histories, *audited],
+            lambda: [*engine.histories, *audited],
             engine.public,
             engine.settings,
             users=len(engine.histories),
@@ -138,7 +138,9 @@ class GradientNeighbours:
         gradients = torch.autograd.grad(loss, [*parameters, table], allow_unused=True, materialize_grads=True)
         flat = torch.cat([gradient.double().reshape(-1) for gradient in gradients]).numpy()
         norm = float(np.linalg.norm(flat))
-        return flat * min(1.0, self._terms.l2_clip_norm / max(norm, 1e-300)) / self._terms.unit
+        clip = self._trainer.round_clip(self._terms)
+        clipped = flat * min(1.0, clip.norm / max(norm, 1e-300)) / clip.unit
+        return np.concatenate([clipped, clip.count(np.array([norm])).astype(np.float64)])
 
 
 class FitNeighbours:

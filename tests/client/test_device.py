@@ -47,7 +47,9 @@ def test_a_private_step_is_the_same_step_on_every_device(device: str):
     results = []
     for where in ("cpu", device):
         randomness = SeededRandomness(5)
-        trainer = GradientTrainer(_model(where), HISTORIES, PUBLIC, SETTINGS, users=8, randomness=randomness)
+        trainer = GradientTrainer(
+            _model(where), lambda: HISTORIES, PUBLIC, SETTINGS, users=8, randomness=randomness
+        )
         results.append(trainer.step(terms("gradients")))
         trainer.close()
     assert np.abs(results[0] - results[1]).max() <= 8

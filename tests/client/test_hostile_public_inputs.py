@@ -41,6 +41,9 @@ SETTINGS: dict[str, Any] = {
         "l2_clip_norm": CLIP,
         "sampling_probability": 1.0,
         "client_learning_rate": 0.1,
+        "adaptive_clip": False,
+        "target_quantile": 0.5,
+        "clip_rate": 0.2,
     },
 }
 OTHERS = [[5, 6, 7, 8], [9, 10, 11], [1, 2, 4, 5, 6]]
@@ -78,7 +81,7 @@ def outcome(histories: list[list[int]], seed: int) -> str:
     try:
         trainer = GradientTrainer(
             ClientModel(SETTINGS, b"s"),
-            [np.array(history) for history in histories],
+            lambda: [np.array(history) for history in histories],
             overflowing(),
             SETTINGS,
             users=4,
@@ -104,7 +107,7 @@ def test_a_head_that_changes_between_steps_is_refused_whatever_users_have(
     release = ScheduledRelease("gradients", "gradients", 1.0, steps=2, noise_multiplier=1.0)
     trainer = GradientTrainer(
         ClientModel(SETTINGS, b"s"),
-        [np.array(history) for history in histories],
+        lambda: [np.array(history) for history in histories],
         state,
         SETTINGS,
         users=4,
@@ -114,7 +117,7 @@ def test_a_head_that_changes_between_steps_is_refused_whatever_users_have(
     state.update({"head": np.array([1, 5])})
     terms = release_terms(plan(releases=(release,)), "gradients", length=2 * DIM, l2_clip_norm=CLIP)
     with pytest.raises(ProtocolError, match="head"):
-        trainer.step(terms)
+        trainer.check(terms, None, 1)
     trainer.close()
 
 
@@ -144,6 +147,9 @@ def agree_with(client: Any, agreed: Task, settings: dict[str, Any]) -> str:
                 "l2_clip_norm": 1.0,
                 "sampling_probability": 0.5,
                 "client_learning_rate": 0.01,
+                "adaptive_clip": False,
+                "target_quantile": 0.5,
+                "clip_rate": 0.2,
             }
         },
         {"fit": {"steps": 1, "l2_clip_norm": 1e300, "learning_rate": 0.1, "batch_users": 8}},

@@ -14,6 +14,7 @@ from client.gradients import GradientTrainer
 from client.model import ClientModel
 from client.public_state import PublicState
 from privacy.accounting.schedule import ScheduledRelease
+from privacy.errors import PolicyRefusal
 from privacy.randomness import SeededRandomness
 from privacy.release_terms import ReleaseTerms, release_terms
 from tests.privacy.accounting.test_plan import plan
@@ -32,6 +33,9 @@ SETTINGS: dict[str, Any] = {
         "l2_clip_norm": CLIP,
         "sampling_probability": 0.5,
         "client_learning_rate": 0.1,
+        "adaptive_clip": False,
+        "target_quantile": 0.5,
+        "clip_rate": 0.2,
     },
     "fit": {"l2_clip_norm": CLIP, "learning_rate": 0.01},
 }
@@ -62,7 +66,7 @@ def terms(kind: str, *, q: float = 0.5, steps: int = 1, noise_multiplier: float 
 def trainer(histories: list[np.ndarray], seed: int = 1) -> GradientTrainer:
     model = ClientModel(SETTINGS, b"s")
     return GradientTrainer(
-        model, histories, PUBLIC, SETTINGS, users=len(histories), randomness=SeededRandomness(seed)
+        model, lambda: histories, PUBLIC, SETTINGS, users=len(histories), randomness=SeededRandomness(seed)
     )
 
 
@@ -118,7 +122,7 @@ def test_a_round_moves_the_encoder_and_repeats_with_its_seed() -> None:
 def test_the_encoder_moves_by_the_mean_over_the_expected_users(monkeypatch: pytest.MonkeyPatch) -> None:
     one, t = trainer(HISTORIES), replace(terms("gradients", q=1.0), private=False)
     total = one.joint_sum(np.arange(len(HISTORIES)), t)
-    monkeypatch.setattr(one, "joint_sum", lambda _users, _terms: total)
+    monkeypatch.setattr(one, "joint_sum", lambda _users, _terms, _clip: total)
     before = torch.cat([p.detach().flatten() for p in one._raw_encoder.parameters()])
     tower = one.step(t)
     after = torch.cat([p.detach().flatten() for p in one._raw_encoder.parameters()])
@@ -144,7 +148,7 @@ def test_users_train_on_head_items_only() -> None:
     model = ClientModel(SETTINGS, b"s")
     one = GradientTrainer(
         model,
-        [np.array([2, 9, 3]), np.array([8, 5, 8, 20])],
+        lambda: [np.array([2, 9, 3]), np.array([8, 5, 8, 20])],
         state,
         SETTINGS,
         users=2,
@@ -218,3 +222,88 @@ def test_an_ordinary_fit_that_helps_nobody_is_not_kept(monkeypatch: pytest.Monke
     monkeypatch.setattr(one, "_reciprocal_rank", lambda _users: next(ranks))
     one.ordinary(40, 16)
     assert torch.equal(weights(model), start)
+
+
+# --- an adaptive clip norm -------------------------------------------------------------------------------------
+
+ADAPTIVE = SETTINGS | {"gradients": SETTINGS["gradients"] | {"adaptive_clip": True, "l2_clip_norm": 1.0}}
+
+
+def adaptive_trainer(histories: list[np.ndarray], seed: int = 1) -> GradientTrainer:
+    model = ClientModel(ADAPTIVE, b"s")
+    return GradientTrainer(
+        model,
+        lambda: histories,
+        PUBLIC,
+        ADAPTIVE,
+        users=len(histories),
+        randomness=SeededRandomness(seed),
+    )
+
+
+def adaptive_terms(q: float = 1.0) -> ReleaseTerms:
+    release = ScheduledRelease("gradients", "gradients", 1.0, sampling_probability=q, noise_multiplier=1.0)
+    return release_terms(plan(releases=(release,)), "gradients", length=N * DIM + 1, l2_clip_norm=1.0)
+
+
+@pytest.mark.parametrize("norm", [1e-6, 0.05, 1.0, 1e6])
+def test_one_user_changes_gradients_and_count_by_at_most_the_joint_bound(norm: float) -> None:
+    t, one = adaptive_terms(), adaptive_trainer(HISTORIES)
+    clip = one.round_clip(t, norm)
+    everybody = np.arange(len(HISTORIES))
+    for count in everybody + 1:
+        sums = []
+        for users in (everybody[:count], everybody[: count - 1]):
+            one._randomness = SeededRandomness(7)
+            sums.append(one.joint_sum(users, t, clip).values)
+        moved = [int(v) for v in sums[0] - sums[1]]
+        assert sum(v * v for v in moved) <= t.l2_bound**2
+        assert moved[-1] != 0
+    one.close()
+
+
+def test_the_count_is_the_last_cell_and_says_who_is_within() -> None:
+    t, one = adaptive_terms(), adaptive_trainer(HISTORIES)
+    joint = one.round_clip(t).joint
+    assert joint is not None
+    for norm, sign in ((1e-6, -1), (1e6, 1)):
+        total = one.joint_sum(np.arange(len(HISTORIES)), t, one.round_clip(t, norm))
+        assert total.values[-1] == sign * len(HISTORIES) * joint.count_bound
+        assert total.l2_bound == t.l2_bound
+    one.close()
+
+
+def test_the_gradients_do_not_depend_on_how_the_norm_is_written_down() -> None:
+    """In their own units the clipped gradients are the same vector on the fixed and on the moving grid."""
+    fixed_terms, fixed = replace(terms("gradients", q=1.0), private=False), trainer(HISTORIES)
+    t, one = adaptive_terms(), adaptive_trainer(HISTORIES)
+    everybody = np.arange(len(HISTORIES))
+    fixed._randomness, one._randomness = SeededRandomness(7), SeededRandomness(7)
+    plain = fixed.joint_sum(everybody, fixed_terms).values * fixed_terms.unit
+    clip = one.round_clip(t, CLIP)
+    adaptive = one.joint_sum(everybody, t, clip).values[:-1] * clip.unit
+    np.testing.assert_allclose(adaptive, plain, atol=len(HISTORIES) * (clip.unit + fixed_terms.unit))
+    assert np.abs(plain).max() > 0.01
+    fixed.close()
+    one.close()
+
+
+def test_an_adaptive_round_sends_one_cell_more_and_moves_the_encoder() -> None:
+    t, one = adaptive_terms(), adaptive_trainer(HISTORIES)
+    before = torch.cat([p.detach().flatten() for p in one._raw_encoder.parameters()])
+    assert one.step(t, 0.3).shape == (N * DIM + 1,)
+    after = torch.cat([p.detach().flatten() for p in one._raw_encoder.parameters()])
+    assert not torch.equal(before, after)
+    one.close()
+
+
+@pytest.mark.parametrize("histories", [[], [np.array([3])], HISTORIES])
+@pytest.mark.parametrize("norm", [None, 1, "1", float("nan"), 1e-9, 1e9, 2.0])
+def test_a_silly_norm_is_refused_whatever_users_have(histories: list[np.ndarray], norm: object) -> None:
+    one = adaptive_trainer(histories)
+    with pytest.raises(PolicyRefusal) as refusal:
+        one.check(adaptive_terms(), norm, 1)
+    assert refusal.value.reason_code == "clip-norm-out-of-range"
+    one.check(adaptive_terms(), 1.05, 1)
+    assert "_histories" not in vars(one)  # the log was not read for any of this
+    one.close()
