@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from client.behaviour_log import BehaviourLog
+from client.gradients import GradientTrainer
 from client.handlers import ClientHandlers
 from privacy.accounting.calibration import noise_multiplier_for
 from privacy.accounting.events import ReleaseEvent
@@ -30,6 +31,7 @@ from privacy.secagg.labels import RoundHeader
 from privacy.wire import federation as wire
 from privacy.wire.federation import Answer, OpenRound, Task
 from recsys_models.errors import DataError
+from server.federation import Federation
 from tests.tiny_federation import SmallFederation, Tamper, dataset_of, small_federation
 
 LIAR_TO = "client-01"
@@ -544,3 +546,61 @@ def test_clients_of_one_user_and_of_nearly_empty_users_take_part(
     assert all(len(found.survivors) == 5 for found in small.sums.values())
     if mode == "off":
         assert outcome.qualities["metrics-final"].users == 30
+
+
+# --- refusals come before the ledger ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "changes"),
+    [
+        ("min_cohort", {"min_cohort": 6}),
+        ("max_words", {"max_words": 3}),
+    ],
+)
+def test_what_secure_aggregation_refuses_is_not_charged_and_reads_nothing(
+    code: str, changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = small_federation(tmp_path, monkeypatch)
+    small.federation.enrol()
+    client = small.clients[LIAR_TO]
+    client._secagg.policy = replace(client._secagg.policy, **changes)
+    events = spy(client, monkeypatch)
+    with monkeypatch.context() as patched:
+        patched.setattr(small.federation, "enrol", lambda: None)
+        small.federation.run()
+    assert {m.answer.refusal for m in small.wire.answers(wire.RELEASE, LIAR_TO)} == {code}
+    assert not {"read", "reserve", "commit", "upload"} & set(events)
+
+
+def test_a_stage_that_does_not_exist_is_not_charged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = small_federation(tmp_path, monkeypatch)
+    charged = Federation._charged
+
+    def asking(self: Federation, terms: Any, **options: Any) -> Any:
+        if terms.release.kind == "metrics":
+            options["parameters"] = {"stage": "training"}
+        return charged(self, terms, **options)
+
+    monkeypatch.setattr(Federation, "_charged", asking)
+    events = spy(small.clients[LIAR_TO], monkeypatch)
+    with pytest.raises(ProtocolError):
+        small.federation.run()
+    assert refusal_of(small, wire.EVALUATE) == "protocol-violated"
+    assert events.count("reserve") == 2  # popularity and statistics
+    assert events.count("upload") == 2
+
+
+def test_an_engine_that_fails_its_guard_is_not_charged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_self: Any) -> None:
+        raise SensitivityViolation("planted")
+
+    monkeypatch.setattr(GradientTrainer, "_guard", broken)
+    small = small_federation(tmp_path, monkeypatch, {"recipe": "gradients"})
+    events = spy(small.clients[LIAR_TO], monkeypatch)
+    with pytest.raises(ProtocolError):
+        small.federation.run()
+    assert refusal_of(small, wire.RELEASE) == "sensitivity-violated"
+    assert (events.count("reserve"), events.count("read"), events.count("upload")) == (1, 1, 1)
