@@ -140,7 +140,7 @@ class GradientNeighbours:
         norm = float(np.linalg.norm(flat))
         clip = self._trainer.round_clip(self._terms)
         clipped = flat * min(1.0, clip.norm / max(norm, 1e-300)) / clip.unit
-        return np.concatenate([clipped, clip.count(np.array([norm])).astype(np.float64)])
+        return clipped if clip.joint is None else np.append(clipped, float(clip.count(np.array([norm]))))
 
 
 class FitNeighbours:
