@@ -32,10 +32,12 @@ from privacy.release_terms import ReleaseTerms
 from privacy.user_gradients.engine import encoder_size, per_user_gradients, set_encoder_gradient, wrap_encoder
 from privacy.user_gradients.guard import check_engine
 from recsys_models.batches import NextItemBatch, next_item_batch
-from recsys_models.negatives import CatalogueSampler
+from recsys_models.negatives import FULL_SOFTMAX_ITEMS, CatalogueSampler
+from recsys_models.sampled_losses import sampled_loss
 
 _SHORTEST = 2  # a next-item loss needs an item and its successor
 _CHUNK = 256  # users per backward pass; bounds memory, changes nothing else
+_CHUNK_SLOTS = 2**19  # and item vectors in one
 _GUARD_USERS = 8
 _GUARD_EVENTS = 6
 
@@ -79,6 +81,9 @@ class GradientTrainer:
         settings: agreed model settings.
         users: this client's number of users as enrolled (rounded): the public denominator of the encoder's step.
         randomness: for sampling, negatives and noise.
+
+    Raises:
+        ProtocolError: a softmax over more head items than it is offered for.
     """
 
     def __init__(
@@ -98,6 +103,19 @@ class GradientTrainer:
         self._sampler = CatalogueSampler(len(public.head), public.popularity[public.head].astype(np.float64))
         self._negatives: int = gradients["negatives"]
         self._max_length: int = settings["max_length"]
+        self._is_full_softmax = gradients["loss"] == "softmax"
+        candidates = len(self._head) if self._is_full_softmax else self._negatives
+        if self._is_full_softmax and candidates > FULL_SOFTMAX_ITEMS:
+            raise ProtocolError(
+                f"a softmax over {candidates} published head items; at most {FULL_SOFTMAX_ITEMS}"
+            )
+        self._chunk = max(1, min(_CHUNK, _CHUNK_SLOTS // (self._max_length + 1 + candidates)))
+        self._loss = sampled_loss(
+            "sampled-softmax" if self._is_full_softmax else gradients["loss"],
+            negatives=self._negatives,
+            n_items=max(2, len(self._head)),
+            calibration=gradients["calibration"],
+        )
         self._expected_users = max(users * gradients["sampling_probability"], 1.0)
         self._settings: dict[str, Any] = gradients
         self._randomness = randomness
@@ -203,8 +221,8 @@ class GradientTrainer:
         clip = clip or self.round_clip(terms)
         gradient_cells = self.encoder_parameters + len(self._public.head) * self._public.dim
         total, count = DisjointSum(gradient_cells, l2_bound=clip.l2_bound, unit=clip.unit), 0
-        for start in range(0, len(users), _CHUNK):
-            batch = self.batch(users[start : start + _CHUNK])
+        for start in range(0, len(users), self._chunk):
+            batch = self.batch(users[start : start + self._chunk])
             gradients = per_user_gradients(self._encoder, self._table(), batch.item_ids, batch)
             part = gradients.clip_and_sum(
                 len(self._public.head), l2_clip_norm=clip.l2_clip_norm, unit=clip.unit
@@ -233,6 +251,9 @@ class GradientTrainer:
         return self._packed([self._histories[u] for u in users])
 
     def _packed(self, histories: list[NDArray[np.int64]]) -> NextItemBatch:
+        if self._is_full_softmax:
+            batch = next_item_batch(histories, max_length=self._max_length, n_items=len(self._head))
+            return batch.to(self._device)
         shape = (len(histories), self._negatives)
         negatives = self._sampler.sample(self._randomness.uniform(shape[0] * shape[1]).reshape(shape))
         return next_item_batch(
@@ -240,4 +261,5 @@ class GradientTrainer:
             max_length=self._max_length,
             negatives=negatives,
             log_expected_count=self._sampler.log_expected_count(negatives, self._negatives),
+            loss=self._loss,
         ).to(self._device)

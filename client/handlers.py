@@ -179,7 +179,7 @@ class ClientHandlers:
         check_settings(plan.settings)
         # Everything that can fail comes first: else a plan could be agreed to half, with the last plan's encoder.
         public = PublicState(self._n_items, plan.settings["dim"])
-        model = ClientModel(plan.settings, plan.session.encode(), self._device)
+        model = self._untrained(plan)
         self._close_trainer()
         self._plan, self.public, self.model = plan, public, model
         self._rounds_done = {}
@@ -189,7 +189,12 @@ class ClientHandlers:
 
     def _fresh_model(self) -> ClientModel:
         """An untrained model; its start holds no data, so it may follow from public bytes and be repeatable."""
-        return ClientModel(self.plan.settings, self.plan.session.encode(), self._device)
+        return self._untrained(self.plan)
+
+    def _untrained(self, plan: FederationPlan) -> ClientModel:
+        model = ClientModel(plan.settings, plan.session.encode(), self._device)
+        model.draw_dropout_from(self._randomness)
+        return model
 
     @property
     def plan(self) -> FederationPlan:

@@ -15,7 +15,9 @@ from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_bytes
 
 from client.private_file import write_private
+from privacy.randomness import RandomSource
 from recsys_models.batches import window
+from recsys_models.encoders.dropout import own_dropout
 from recsys_models.encoders.registry import build_encoder
 from recsys_models.retrieval.blend import BlendedRecommender, ChannelScores
 
@@ -37,13 +39,31 @@ class ClientModel:
     ) -> None:
         self.device = device or torch.device("cpu")
         self.max_length = int(settings["max_length"])
+        self._dropout = float(settings["dropout"])
         seed = int.from_bytes(hashlib.sha256(b"encoder" + seed_material).digest()[:8], "little") >> 1
         with _BUILDING, torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             encoder = build_encoder(
-                settings["encoder"], settings["dim"], max_length=self.max_length, blocks=settings["blocks"]
+                settings["encoder"],
+                settings["dim"],
+                max_length=self.max_length,
+                blocks=settings["blocks"],
+                heads=settings["heads"],
+                dropout=settings["dropout"],
             )
             self.recommender = BlendedRecommender(encoder).to(self.device)
+
+    def draw_dropout_from(self, randomness: RandomSource) -> None:
+        """Seed the dropout layers, where there are any.
+
+        The masks stay secret. One more user in a batch shifts which mask each of the others gets; a bound on one user's effect
+        compares two logs with everybody's masks held fixed, which needs masks that nobody can predict.
+        """
+        if not self._dropout:
+            return
+        generator = torch.Generator(self.device)
+        generator.manual_seed(int.from_bytes(randomness.random_bytes(8), "little") >> 1)
+        own_dropout(self.recommender, generator)
 
     def scores(self, histories: Sequence[NDArray[np.int64]], scorer: ChannelScores) -> torch.Tensor:
         """Scores ``[B, n_items]``, on the CPU, of what comes next after each whole history.

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from privacy.errors import PolicyRefusal
 from privacy.mechanisms.joint_clip import MAX_CLIP_NORM, MIN_CLIP_NORM
-from recsys_models.encoders.registry import ENCODERS
+from recsys_models.encoders.registry import ENCODERS, ENCODERS_WITH_HEADS
 from recsys_models.metrics.detail import MAX_GROUPS
+from recsys_models.negatives import FULL_SOFTMAX_ITEMS
 
 _Share = Annotated[float, Field(ge=0.0, le=1.0)]
 _Probability = Annotated[float, Field(gt=0.0, le=1.0)]
@@ -30,6 +31,8 @@ class _Settings(BaseModel):
 
 
 class _Gradients(_Settings):
+    loss: Literal["sampled-softmax", "softmax", "bpr", "bce", "gbce"]
+    calibration: _Share
     negatives: Annotated[int, Field(ge=1, le=10_000)]
     l2_clip_norm: _ClipNorm
     adaptive_clip: bool
@@ -59,6 +62,8 @@ class PlanSettings(_Settings):
     dim: Annotated[int, Field(ge=2, le=1024)]
     max_length: Annotated[int, Field(ge=1, le=2048)]
     blocks: Annotated[int, Field(ge=1, le=32)]
+    heads: Annotated[int, Field(ge=1, le=32)]
+    dropout: Annotated[float, Field(ge=0.0, le=0.9)]
     head: _Count
     gram_share: _Share
     orders: Annotated[int, Field(ge=1, le=10)]
@@ -74,6 +79,16 @@ class PlanSettings(_Settings):
         if name not in ENCODERS:
             raise ValueError(f"unknown; this client has {', '.join(ENCODERS)}")
         return name
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> PlanSettings:
+        if self.heads > 1 and self.encoder not in ENCODERS_WITH_HEADS:
+            raise ValueError(f"{self.heads} heads: {self.encoder} has none")
+        if self.dim % self.heads:
+            raise ValueError(f"{self.heads} heads do not divide {self.dim} dimensions")
+        if self.gradients.loss == "softmax" and self.head > FULL_SOFTMAX_ITEMS:
+            raise ValueError(f"a softmax over {self.head} items; at most {FULL_SOFTMAX_ITEMS}")
+        return self
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:

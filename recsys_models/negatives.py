@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from recsys_models.errors import DataError
 
+FULL_SOFTMAX_ITEMS = 10_000
+"""Most items that a softmax over all of them is offered for: one user's gradient then has a row for each."""
+
 
 class CatalogueSampler:
     """Draws item indices with replacement from a known distribution ``q``.

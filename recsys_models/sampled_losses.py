@@ -17,6 +17,8 @@ from recsys_models.sigmoid_losses import (
 )
 
 SAMPLED_LOSSES = ("sampled-softmax", "bpr", "bce", "gbce")
+LOSSES = ("sampled-softmax", "softmax", *SAMPLED_LOSSES[1:])
+"""With the full softmax, which takes the whole catalogue instead of samples of it."""
 
 
 class SampledLoss(Protocol):

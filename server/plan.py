@@ -16,6 +16,7 @@ from privacy.accounting.schedule import ScheduledRelease, fit_to_budget
 from privacy.errors import InputError
 from privacy.wire.federation import most_behind
 from recsys_models.metrics.detail import DetailLayout
+from recsys_models.negatives import FULL_SOFTMAX_ITEMS
 from server.scenario import Scenario
 
 _HEAD_WITHOUT_NOISE = 4000
@@ -178,18 +179,28 @@ def head_items(scenario: Scenario, users: int, n_items: int) -> int:
 
 
 def _settings(scenario: Scenario, users: int, n_items: int) -> dict[str, object]:
-    private = scenario.private
+    private, size = scenario.private, scenario.encoder_size
+    head = head_items(scenario, users, n_items)
+    if scenario.gradients.loss == "softmax" and head > FULL_SOFTMAX_ITEMS:
+        raise InputError(
+            f"gradients.loss = 'softmax' over {head:,} items: every user's gradient then has a row for each of them, and more "
+            f"than {FULL_SOFTMAX_ITEMS:,} do not fit; use 'sampled-softmax' or a smaller statistics.head"
+        )
     return {
         "encoder": scenario.encoder,
-        "dim": scenario.model.dim,
+        "dim": size.dim,
         "max_length": scenario.model.max_length,
-        "blocks": scenario.model.blocks,
-        "head": head_items(scenario, users, n_items),
+        "blocks": size.blocks,
+        "heads": size.heads,
+        "dropout": size.dropout,
+        "head": head,
         "gram_share": scenario.statistics.gram_share,
         "orders": scenario.statistics.orders,
         "decay": scenario.statistics.decay,
         "users": users,
         "gradients": {
+            "loss": scenario.gradients.loss,
+            "calibration": scenario.gradients.calibration,
             "negatives": scenario.gradients.negatives,
             # Off means off: a bound far above any gradient, kept only because integers need one.
             "l2_clip_norm": scenario.gradients.l2_clip_norm if private else 1024.0,

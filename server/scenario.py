@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from privacy.errors import InputError
+from recsys_models.encoder_sizes import ENCODER_SIZES, ENCODERS_WITH_HEADS, EncoderSize
 from recsys_models.metrics.detail import MAX_GROUPS
 from server.refused_settings import reason_for
 
@@ -74,6 +75,10 @@ class GradientsSection(_Section):
         clip_rate: longest geometric step of the norm in a round.
         min_users: the hybrid recipe leaves gradients out below this many users, where their noise exceeds what a few
             rounds can learn, and spends their share on the statistics.
+        negatives: sampled items a user, for every loss but "softmax".
+        loss: of the next item: "sampled-softmax" with its log-q correction; "softmax" over all items of the tower, for at
+            most 10,000 of them; "bpr", "bce" and "gbce" (``recsys_models.sigmoid_losses``).
+        calibration: t of "gbce"; 0 is "bce".
     """
 
     rounds: Annotated[int, Field(ge=1, le=10_000)] | None = None
@@ -84,6 +89,8 @@ class GradientsSection(_Section):
     target_quantile: Annotated[float, Field(ge=0.01, le=0.99)] = 0.5
     clip_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 0.2
     negatives: Annotated[int, Field(ge=1, le=10_000)] = 64
+    loss: Literal["sampled-softmax", "softmax", "bpr", "bce", "gbce"] = "sampled-softmax"
+    calibration: Share = 0.75
     server_optimizer: Literal["fedavg", "fedadam"] = "fedadam"
     server_learning_rate: Annotated[float, Field(gt=0.0)] | None = None
     client_learning_rate: Annotated[float, Field(gt=0.0)] = 0.01
@@ -99,11 +106,21 @@ class FitSection(_Section):
 
 
 class ModelSection(_Section):
-    """Encoder and tower."""
+    """Encoder and tower.
 
-    dim: Annotated[int, Field(ge=2, le=1024)] = 32
+    Attributes:
+        size: what ``dim``, ``blocks``, ``heads`` and ``dropout`` are where they are left out
+            (``recsys_models.encoder_sizes``).
+        heads: attention heads, a divisor of ``dim``; more than 1 only for an encoder that has heads.
+        dropout: while an encoder trains.
+    """
+
+    size: Literal["S", "M", "L"] = "S"
+    dim: Annotated[int, Field(ge=2, le=1024)] | None = None
     max_length: Annotated[int, Field(ge=1, le=2048)] = 50
-    blocks: Annotated[int, Field(ge=1, le=32)] = 1
+    blocks: Annotated[int, Field(ge=1, le=32)] | None = None
+    heads: Annotated[int, Field(ge=1, le=32)] | None = None
+    dropout: Annotated[float, Field(ge=0.0, le=0.9)] | None = None
 
 
 class ItemTowerSection(_Section):
@@ -252,6 +269,31 @@ class Scenario(_Section):
         if self.resume.from_run is not None and self.item_tower.init != "random":
             raise ValueError("resume.from already gives the tower's start: drop item_tower.init")
         return self
+
+    @model_validator(mode="after")
+    def _refuse_heads_that_do_not_fit(self) -> Scenario:
+        size, asked = self.encoder_size, self.model.heads
+        if asked is not None and asked > size.heads:
+            raise ValueError(
+                f"model.heads = {asked}: the encoder {self.encoder!r} has no heads; {', '.join(ENCODERS_WITH_HEADS)} have"
+            )
+        if size.dim % size.heads:
+            raise ValueError(
+                f"model.heads = {size.heads} does not divide model.dim = {size.dim}: set model.heads to a divisor"
+            )
+        return self
+
+    @property
+    def encoder_size(self) -> EncoderSize:
+        """The encoder's size: that of ``model.size``, and what the section itself says over it."""
+        model, size = self.model, ENCODER_SIZES[self.model.size]
+        has_heads = self.encoder in ENCODERS_WITH_HEADS
+        return EncoderSize(
+            dim=size.dim if model.dim is None else model.dim,
+            blocks=size.blocks if model.blocks is None else model.blocks,
+            heads=(size.heads if model.heads is None else model.heads) if has_heads else 1,
+            dropout=size.dropout if model.dropout is None else model.dropout,
+        )
 
     @property
     def private(self) -> bool:

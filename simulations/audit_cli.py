@@ -39,12 +39,22 @@ def planted(
 
 @audit.command("sensitivity")
 def sensitivity(
-    scenario: Scenario = None, seed: Seed = 0, as_json: AsJson = False, check: Check = False
+    scenario: Scenario = None,
+    seed: Seed = 0,
+    every_loss: Annotated[
+        bool,
+        typer.Option("--every-loss", help="Audit gradient rounds with each loss, not the scenario's alone."),
+    ] = False,
+    as_json: AsJson = False,
+    check: Check = False,
 ) -> None:
     """Move every release with single users, however strange, and compare with the bound its noise was made for."""
+    from recsys_models.sampled_losses import LOSSES
     from simulations.audits.sensitivity import format_table, run
 
-    result = run(read_scenario(scenario, {}), seed=seed)
+    chosen = read_scenario(scenario, {})
+    others = [loss for loss in LOSSES if loss != chosen.gradients.loss] if every_loss else []
+    result = run(chosen, seed=seed, losses=others)
     _finish(result, format_table(result), as_json=as_json, check=check)
 
 

@@ -23,6 +23,11 @@ Epsilon = Annotated[float | None, typer.Option("--epsilon", help="Privacy budget
 Encoder = Annotated[
     str | None, typer.Option("--encoder", help="attention, gated-attention, hstu, gru, cnn or mean-pool.")
 ]
+Size = Annotated[str | None, typer.Option("--size", help="Of the encoder: S, M or L.")]
+Loss = Annotated[
+    str | None,
+    typer.Option("--loss", help="Of gradient rounds: sampled-softmax, softmax, bpr, bce or gbce."),
+]
 Recipe = Annotated[str | None, typer.Option("--recipe", help="statistics, gradients or hybrid.")]
 Privacy = Annotated[str | None, typer.Option("--privacy", help="on, or off for research.")]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda[:n], for the encoders.")]
@@ -44,6 +49,8 @@ def simulate(
     clients: Clients = None,
     epsilon: Epsilon = None,
     encoder: Encoder = None,
+    size: Size = None,
+    loss: Loss = None,
     recipe: Recipe = None,
     privacy: Privacy = None,
     seed: Seed = None,
@@ -72,6 +79,8 @@ def simulate(
             "simulation.clients": clients,
             "privacy.epsilon": epsilon,
             "encoder": encoder,
+            "model.size": size,
+            "gradients.loss": loss,
             "recipe": recipe,
             "privacy.mode": privacy,
             "seed": seed,
@@ -145,6 +154,8 @@ def bench_quality(
     scenario: Annotated[Path | None, typer.Option("--scenario", help="Everything else.")] = None,
     clients: Clients = None,
     encoder: Encoder = None,
+    size: Size = None,
+    loss: Loss = None,
     recipe: Recipe = None,
     within_client: Annotated[
         bool | None,
@@ -168,6 +179,8 @@ def bench_quality(
     changes = {
         "simulation.clients": clients,
         "encoder": encoder,
+        "model.size": size,
+        "gradients.loss": loss,
         "recipe": recipe,
         "privacy.protect_within_client": within_client,
     }

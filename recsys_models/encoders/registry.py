@@ -1,12 +1,10 @@
-"""Encoders by name, and sizes to build them in."""
+"""Encoders by name."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
 from torch import nn
 
+from recsys_models.encoder_sizes import ENCODER_SIZES, ENCODERS_WITH_HEADS, EncoderSize
 from recsys_models.encoders.attention import AttentionTrunk
 from recsys_models.encoders.base import Start, UserEncoder
 from recsys_models.encoders.cnn import CnnTrunk
@@ -16,25 +14,9 @@ from recsys_models.encoders.hstu import HstuTrunk
 from recsys_models.encoders.mean_pool import MeanPoolTrunk
 from recsys_models.errors import DataError
 
+__all__ = ["ENCODERS", "ENCODERS_WITH_HEADS", "ENCODER_SIZES", "EncoderSize", "build_encoder"]
+
 ENCODERS = ("mean-pool", "gru", "attention", "gated-attention", "cnn", "hstu")
-
-
-@dataclass(frozen=True)
-class EncoderSize:
-    """Width and depth of an encoder; see :func:`build_encoder`."""
-
-    dim: int
-    blocks: int
-    heads: int
-
-
-ENCODER_SIZES: Mapping[str, EncoderSize] = {
-    "S": EncoderSize(dim=32, blocks=1, heads=1),
-    "M": EncoderSize(dim=64, blocks=2, heads=2),
-    "L": EncoderSize(dim=128, blocks=4, heads=4),
-}
-"""S is the default of a federation and bears the noise of private training best; M is about that of the
-published SASRec; L asks for much data, no noise and a GPU. ``dim`` is also the width of the item tower."""
 
 
 def build_encoder(

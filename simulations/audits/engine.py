@@ -93,8 +93,8 @@ class Engine:
         return BehaviourLog(Sequences(names, items, offsets, self.catalogue))
 
     def model(self) -> ClientModel:
-        """A client's model before any training."""
-        return ClientModel(self.plan.settings, b"audit")
+        """A client's model before any training, without dropout: neighbours are compared with each user's masks held fixed."""
+        return ClientModel({**self.plan.settings, "dropout": 0.0}, b"audit")
 
 
 def build_engine(scenario: Scenario, *, users: int = 24, items: int = 150, seed: int = 0) -> Engine:

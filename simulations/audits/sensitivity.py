@@ -8,6 +8,8 @@ Differential Privacy": an audit needs the worst input, not a typical one).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,13 +33,16 @@ last bits of everybody's gradient differently. The runtime guard has the same on
 _COUNTED = ("popularity", "statistics", "metrics", "metrics-detail")
 
 
-def run(scenario: Scenario, *, seed: int = 0, random_users: int = 4) -> dict[str, Any]:
+def run(
+    scenario: Scenario, *, seed: int = 0, random_users: int = 4, losses: Sequence[str] = ()
+) -> dict[str, Any]:
     """Audit every release of the scenario's plan.
 
     Args:
         scenario: the configuration.
         seed: of population, public state and random users.
         random_users: users drawn at random, beside the adversarial ones.
+        losses: of gradient rounds, to be audited beside the scenario's own.
 
     Returns:
         ``releases``: per release the bound in grid steps, the worst user and what she moved, as a multiple of the bound;
@@ -51,10 +56,22 @@ def run(scenario: Scenario, *, seed: int = 0, random_users: int = 4) -> dict[str
         release = next(r for r in engine.plan.releases if r.kind == kind)
         try:
             rows.append(audit_release(engine, engine.terms(release.name), audited))
+            if kind == "gradients":
+                for loss in losses:
+                    other = with_loss(engine, loss)
+                    row = audit_release(other, other.terms(release.name), audited)
+                    rows.append(row | {"release": f"{release.name}, {loss}"})
         except SensitivityViolation as refusal:
             findings.append(f"{release.name}: the engine itself refuses: {refusal}")
     findings += [finding for row in rows for finding in row.pop("findings")]
     return {"releases": rows, "users_tried": len(audited), "findings": findings, "ok": not findings}
+
+
+def with_loss(engine: Engine, loss: str) -> Engine:
+    """The same engine, its gradient rounds with another loss."""
+    settings = engine.plan.settings
+    gradients = {**settings["gradients"], "loss": loss}
+    return replace(engine, plan=replace(engine.plan, settings={**settings, "gradients": gradients}))
 
 
 def adversarial_users(engine: Engine) -> dict[str, History]:
@@ -176,11 +193,11 @@ def _random_users(engine: Engine, count: int) -> dict[str, History]:
 
 def format_table(result: dict[str, Any]) -> str:
     """The releases as text, then what was found."""
-    lines = [f"{'release':<18} {'bound':>8} {'worst user moves':>17} {'off autograd':>13}  worst user"]
+    lines = [f"{'release':<26} {'bound':>8} {'worst user moves':>17} {'off autograd':>13}  worst user"]
     for row in result["releases"]:
         gap = "" if row["off_autograd"] is None else f"{row['off_autograd']:.1e}"
         lines.append(
-            f"{row['release']:<18} {row['l2_bound']:>8} {row['of_bound']:>16.4f}x {gap:>13}  {row['worst_user']}"
+            f"{row['release']:<26} {row['l2_bound']:>8} {row['of_bound']:>16.4f}x {gap:>13}  {row['worst_user']}"
         )
     lines += [f"FOUND {finding}" for finding in result["findings"]]
     verdict = "no user exceeds a bound" if result["ok"] else f"{len(result['findings'])} bounds broken"

@@ -94,7 +94,8 @@ def run(
             "gradients.min_users": 0,
             "gradients.rounds": 2,
             "fit.steps": 1,
-            "model.dim": min(scenario.model.dim, 8),
+            "model.dim": min(scenario.encoder_size.dim, 8),
+            "model.heads": 1,
         },
     )
     seen: list[Seen] = []

@@ -21,7 +21,7 @@ from tests.privacy.accounting.test_plan import plan
 from tests.tiny_federation import small_federation
 
 N_ITEMS = 40
-MODEL = {"encoder": "mean-pool", "dim": 8, "max_length": 12, "blocks": 1}
+MODEL = {"encoder": "mean-pool", "dim": 8, "max_length": 12, "blocks": 1, "heads": 1, "dropout": 0.0}
 
 
 def parts() -> tuple[ClientModel, BehaviourLog, PublicState]:

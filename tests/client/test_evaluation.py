@@ -15,7 +15,7 @@ RANDOM = np.random.default_rng(3)
 # More users than one batch; some with too few events to be evaluated.
 HISTORIES = [RANDOM.permutation(N)[: RANDOM.integers(0, 9)].tolist() for _ in range(150)]
 LOG = BehaviourLog(dataset_of(HISTORIES, N).sequences)
-SETTINGS = {"encoder": "mean-pool", "dim": DIM, "max_length": 6, "blocks": 1}
+SETTINGS = {"encoder": "mean-pool", "dim": DIM, "max_length": 6, "blocks": 1, "heads": 1, "dropout": 0.0}
 
 
 def public() -> PublicState:

@@ -35,8 +35,12 @@ SETTINGS: dict[str, Any] = {
     "dim": DIM,
     "max_length": 6,
     "blocks": 1,
+    "heads": 1,
+    "dropout": 0.0,
     "private": True,
     "gradients": {
+        "loss": "sampled-softmax",
+        "calibration": 0.75,
         "negatives": 3,
         "l2_clip_norm": CLIP,
         "sampling_probability": 1.0,
@@ -46,6 +50,7 @@ SETTINGS: dict[str, Any] = {
         "clip_rate": 0.2,
     },
 }
+GRADIENTS: dict[str, Any] = SETTINGS["gradients"]
 OTHERS = [[5, 6, 7, 8], [9, 10, 11], [1, 2, 4, 5, 6]]
 VICTIM = [TRAP, TRAP, 9, 12]
 
@@ -140,9 +145,17 @@ def agree_with(client: Any, agreed: Task, settings: dict[str, Any]) -> str:
         {"max_length": 0},
         {"encoder": "weights"},
         {"blocks": 10**9},
+        {"heads": 2},  # of an encoder that has none
+        {"encoder": "attention", "heads": 3},  # of 8 dimensions
+        {"dropout": 1.0},
         {"gradients": {}},
+        {"gradients": {**GRADIENTS, "loss": "triplet"}},
+        {"gradients": {**GRADIENTS, "loss": "softmax"}, "head": 10_001},
+        {"gradients": {**GRADIENTS, "calibration": 1.5}},
         {
             "gradients": {
+                "loss": "sampled-softmax",
+                "calibration": 0.75,
                 "negatives": 0,  # fails as soon as anybody is drawn
                 "l2_clip_norm": 1.0,
                 "sampling_probability": 0.5,
@@ -199,7 +212,9 @@ def test_a_long_history_does_not_round_the_scores_of_others_anew() -> None:
     tower = np.stack([one * np.float32(1 + 2e-7 * k) for k in random.integers(-3, 4, items)])
     public = PublicState(items, dim)
     public.update({"item_tower": tower.astype(np.float32)})
-    model = ClientModel({"encoder": "attention", "dim": dim, "max_length": 30, "blocks": 1}, b"s")
+    model = ClientModel(
+        {"encoder": "attention", "dim": dim, "max_length": 30, "blocks": 1, "heads": 1, "dropout": 0.0}, b"s"
+    )
     histories = [random.permutation(items)[: random.integers(3, 8)].tolist() for _ in range(100)]
     longer = [*histories, random.permutation(items)[:32].tolist()]
     without, with_her = (

@@ -19,7 +19,7 @@ ENCODERS = ["mean-pool", "gru", "attention"]
 
 
 def settings(encoder: str) -> dict[str, Any]:
-    return {"encoder": encoder, "dim": DIM, "max_length": 6, "blocks": 1}
+    return {"encoder": encoder, "dim": DIM, "max_length": 6, "blocks": 1, "heads": 1, "dropout": 0.0}
 
 
 def state() -> PublicState:

@@ -14,9 +14,10 @@ from client.gradients import GradientTrainer
 from client.model import ClientModel
 from client.public_state import PublicState
 from privacy.accounting.schedule import ScheduledRelease
-from privacy.errors import PolicyRefusal
+from privacy.errors import PolicyRefusal, ProtocolError
 from privacy.randomness import SeededRandomness
 from privacy.release_terms import ReleaseTerms, release_terms
+from recsys_models.sampled_losses import LOSSES
 from tests.privacy.accounting.test_plan import plan
 
 N, DIM, CLIP = 30, 4, 0.05
@@ -27,8 +28,12 @@ SETTINGS: dict[str, Any] = {
     "dim": DIM,
     "max_length": 8,
     "blocks": 1,
+    "heads": 1,
+    "dropout": 0.0,
     "private": True,
     "gradients": {
+        "loss": "sampled-softmax",
+        "calibration": 0.75,
         "negatives": 5,
         "l2_clip_norm": CLIP,
         "sampling_probability": 0.5,
@@ -63,10 +68,14 @@ def terms(kind: str, *, q: float = 0.5, steps: int = 1, noise_multiplier: float 
     return release_terms(agreed, kind, length=N * DIM if kind == "gradients" else 1, l2_clip_norm=CLIP)
 
 
-def trainer(histories: list[np.ndarray], seed: int = 1) -> GradientTrainer:
-    model = ClientModel(SETTINGS, b"s")
+def trainer(
+    histories: list[np.ndarray], seed: int = 1, loss: str = "sampled-softmax", dropout: float = 0.0
+) -> GradientTrainer:
+    settings = {**SETTINGS, "dropout": dropout, "gradients": {**SETTINGS["gradients"], "loss": loss}}
+    model = ClientModel(settings, b"s")
+    model.draw_dropout_from(SeededRandomness(seed).derive("dropout"))
     return GradientTrainer(
-        model, lambda: histories, PUBLIC, SETTINGS, users=len(histories), randomness=SeededRandomness(seed)
+        model, lambda: histories, PUBLIC, settings, users=len(histories), randomness=SeededRandomness(seed)
     )
 
 
@@ -81,8 +90,9 @@ def weights(model: ClientModel) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in model.recommender.parameters()]).clone()
 
 
-def test_one_user_changes_the_joint_gradient_by_at_most_the_bound() -> None:
-    t, one = terms("gradients"), trainer(HISTORIES)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_one_user_changes_the_joint_gradient_by_at_most_the_bound(loss: str) -> None:
+    t, one = terms("gradients"), trainer(HISTORIES, loss=loss)
     everybody = np.arange(len(HISTORIES))
     for count in everybody + 1:
         # The last user draws last, so that leaving her out leaves everybody else's negatives as they are.
@@ -104,10 +114,38 @@ def test_a_round_that_draws_nobody_is_noise_of_the_stated_width() -> None:
     one.close()
 
 
-def test_a_round_moves_the_encoder_and_repeats_with_its_seed() -> None:
+def test_the_losses_give_different_gradients() -> None:
+    """By each alone: a loss that the plan names and the trainer ignores would pass every bound."""
+    sums = []
+    for loss in LOSSES:
+        one = trainer(HISTORIES, loss=loss)
+        sums.append(one.joint_sum(np.arange(len(HISTORIES)), terms("gradients")).values)
+        one.close()
+    assert len({values.tobytes() for values in sums}) == len(LOSSES)
+
+
+def test_fewer_users_a_pass_change_no_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    sums = []
+    for slots in (2**19, 2 * (9 + N)):
+        monkeypatch.setattr("client.gradients._CHUNK_SLOTS", slots)
+        one = trainer(HISTORIES, loss="softmax")
+        sums.append(one.joint_sum(np.arange(len(HISTORIES)), terms("gradients")).values)
+        one.close()
+    assert one._chunk == 2
+    assert np.abs(sums[0] - sums[1]).max() <= 1e-5 * np.abs(sums[0]).max()
+
+
+def test_a_softmax_over_too_many_published_items_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("client.gradients.FULL_SOFTMAX_ITEMS", N - 1)
+    with pytest.raises(ProtocolError, match="softmax over 30 published"):
+        trainer(HISTORIES, loss="softmax")
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_a_round_moves_the_encoder_and_repeats_with_its_seed(dropout: float) -> None:
     results = []
     for seed in (1, 1, 2):
-        one = trainer(HISTORIES, seed)
+        one = trainer(HISTORIES, seed, dropout=dropout)
         before = torch.cat([p.detach().flatten() for p in one._raw_encoder.parameters()])
         tower = one.step(terms("gradients", q=1.0))
         one.close()

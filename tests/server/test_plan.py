@@ -152,3 +152,15 @@ def test_default_lengths_of_training() -> None:
     assert gradient_rounds(Scenario()) < gradient_rounds(Scenario(recipe="gradients"))
     assert fit_steps(small_scenario({"fit.steps": 3})) == 3
     assert fit_steps(Scenario()) > 0
+
+
+def test_a_softmax_over_too_many_items_is_refused_with_the_reason() -> None:
+    changes = {"gradients.loss": "softmax", "statistics.head": 10_001}
+    with pytest.raises(InputError, match="a row for each of them, and more than 10,000 do not fit"):
+        make_plan(
+            small_scenario(changes),
+            session="00" * 16,
+            users_of=FIVE,
+            n_items=20_000,
+            catalogue_sha256="11" * 32,
+        )

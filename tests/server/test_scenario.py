@@ -69,6 +69,39 @@ def test_files_that_are_not_there_or_not_text(tmp_path: Path) -> None:
         load_scenario(tmp_path / "s.toml")
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, (32, 1, 1, 0.0)),
+        ({"model.size": "M"}, (64, 2, 2, 0.1)),
+        ({"model.size": "M", "encoder": "gru"}, (64, 2, 1, 0.1)),
+        ({"model.size": "L", "model.dim": 40, "model.dropout": 0.0}, (40, 4, 4, 0.0)),
+        ({"model.heads": 4, "encoder": "hstu"}, (32, 1, 4, 0.0)),
+    ],
+)
+def test_a_size_says_what_the_section_leaves_out(changes: dict[str, Any], expected: tuple[Any, ...]) -> None:
+    size = override(Scenario(), changes).encoder_size
+    assert (size.dim, size.blocks, size.heads, size.dropout) == expected
+
+
+def test_a_size_on_the_command_line_leaves_no_trace_of_the_one_before() -> None:
+    assert override(override(Scenario(), {"model.size": "L"}), {"model.size": "M"}).encoder_size.dim == 64
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model.heads": 2, "encoder": "cnn"}, "'cnn' has no heads"),
+        ({"model.heads": 3}, "does not divide model.dim = 32"),
+        ({"model.size": "XL"}, "model.size: Input should be 'S', 'M' or 'L'"),
+        ({"gradients.loss": "triplet"}, "gradients.loss: Input should be"),
+    ],
+)
+def test_sizes_and_losses_that_do_not_exist(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        override(Scenario(), changes)
+
+
 def test_several_mistakes_are_told_together() -> None:
     with pytest.raises(InputError, match=r"greater than 0.*; .*'hybird'|'hybird'.*; .*greater than 0"):
         parse_scenario({"recipe": "hybird", "privacy": {"epsilon": -2.0}}, source="s")

@@ -10,6 +10,7 @@ from privacy.user_gradients import check_engine, per_user_gradients, wrap_encode
 from recsys_models.batches import NextItemBatch, next_item_batch
 from recsys_models.encoders import ENCODERS, build_encoder
 from recsys_models.negatives import CatalogueSampler
+from recsys_models.sampled_losses import SAMPLED_LOSSES, sampled_loss
 
 N_ITEMS, DIM, LENGTH = 30, 8, 10
 
@@ -24,10 +25,13 @@ def batch(candidates: str, table: torch.Tensor) -> NextItemBatch:
     sampler = CatalogueSampler(N_ITEMS, np.arange(N_ITEMS))
     negatives = sampler.sample(generator.random((8, 5)))
     correction = sampler.log_expected_count(negatives, 5)
-    return next_item_batch(histories, max_length=LENGTH, negatives=negatives, log_expected_count=correction)
+    loss = sampled_loss(candidates, negatives=5, n_items=N_ITEMS)
+    return next_item_batch(
+        histories, max_length=LENGTH, negatives=negatives, log_expected_count=correction, loss=loss
+    )
 
 
-@pytest.mark.parametrize("candidates", ["sampled", "catalogue", "frozen"])
+@pytest.mark.parametrize("candidates", [*SAMPLED_LOSSES, "catalogue", "frozen"])
 @pytest.mark.parametrize("start", ["pooled", "random"])
 @pytest.mark.parametrize("name", ENCODERS)
 def test_per_user_gradients_are_exact(name: str, start: str, candidates: str) -> None:
@@ -46,7 +50,7 @@ def test_per_user_gradients_are_exact(name: str, start: str, candidates: str) ->
 @pytest.mark.parametrize("name", ENCODERS)
 def test_users_without_a_next_item_contribute_nothing(name: str) -> None:
     table = torch.randn(N_ITEMS, DIM)
-    users = batch("sampled", table)
+    users = batch("sampled-softmax", table)
     wrapped = wrap_encoder(build_encoder(name, DIM, max_length=LENGTH))
     norms = per_user_gradients(wrapped, table, users.item_ids, users).norms
     assert (norms[[4, 5]] == 0.0).all()

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from server.scenario import parse_scenario
+from recsys_models.sampled_losses import LOSSES
+from server.scenario import override, parse_scenario
 from simulations.audit_cli import audit
 from simulations.audits import canary, inversion, membership, planted, sensitivity, uploads
 
@@ -28,6 +29,18 @@ def test_no_user_exceeds_a_bound(encoder: str):
     assert {"popularity", "statistics", "gradients", "fit", "metrics"} <= kinds
     assert all(0.9 < row["of_bound"] <= 1.0 + sensitivity.ROUNDING for row in result["releases"])
     assert "no user exceeds a bound" in sensitivity.format_table(result)
+
+
+def test_no_user_exceeds_a_bound_whatever_the_loss():
+    small = override(SMALL, {"encoder": "mean-pool", "fit.steps": 0, "model.dropout": 0.2})
+    result = sensitivity.run(small, seed=1, random_users=1, losses=LOSSES[1:])
+    assert result["ok"], result["findings"]
+    audited = [row for row in result["releases"] if row["kind"] == "gradients"]
+    assert [row["release"] for row in audited] == [
+        "gradients",
+        *(f"gradients, {loss}" for loss in LOSSES[1:]),
+    ]
+    assert all(row["of_bound"] > 0.99 for row in audited)
 
 
 @pytest.mark.parametrize("fault", ["clip x 1.3", "clip off", "tied weights used functionally"])
