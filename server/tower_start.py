@@ -98,7 +98,7 @@ def make_start(scenario: Scenario, catalogue: Catalogue, ledger_path: Path | Non
     Raises:
         InputError: the earlier run's folder cannot be used here; one line that says why.
     """
-    dim = scenario.model.dim
+    dim = scenario.encoder_size.dim
     if scenario.resume.from_run is not None:
         return _resumed(scenario, read_published(Path(scenario.resume.from_run)), catalogue, ledger_path)
     asked = scenario.item_tower
@@ -124,7 +124,7 @@ def _text_tower(catalogue: Catalogue, dim: int) -> Float32:
 def _resumed(
     scenario: Scenario, earlier: PublishedRun, catalogue: Catalogue, ledger_path: Path | None
 ) -> TowerStart:
-    tower, counts = _carried(earlier, catalogue, scenario.model.dim, link="ids")
+    tower, counts = _carried(earlier, catalogue, scenario.encoder_size.dim, link="ids")
     provenance = _provenance("resume", earlier, ledger_path, counts)
     if scenario.recipe != "gradients":
         return TowerStart(tower, provenance)
