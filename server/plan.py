@@ -60,7 +60,12 @@ def make_plan(
         releases = fit_to_budget(releases, scenario.privacy.epsilon, scenario.privacy.delta)
     else:
         releases = tuple(replace(r, noise_multiplier=0.0, sampling_probability=1.0) for r in releases)
-    noise, colluding = choose_noise(scenario.privacy.noise, len(users_of), scenario.privacy.colluding)
+    noise, colluding = choose_noise(
+        scenario.privacy.noise,
+        len(users_of),
+        scenario.privacy.colluding,
+        forced=scenario.privacy.force_distributed,
+    )
     return FederationPlan(
         session=session,
         cohort=tuple(sorted(users_of)),

@@ -36,7 +36,9 @@ class PrivacySection(_Section):
         mode: "off" is for research: no noise, no clipping that matters, shouted in every output.
         epsilon: budget of everything that leaves the clients and, with ``protect_within_client``, of the encoders too.
         noise: "distributed" (shares of one noise), "per_client" (each adds all of it) or "auto": per_client up to 4
-            clients, distributed above; "distributed" up to 4 clients is refused.
+            clients, distributed above; "distributed" up to 4 clients is refused unless forced.
+        force_distributed: share the noise among up to 4 clients too. Two honest survivors must remain after colluders, and
+            each client's policy must allow it (``allow_shared_noise_of_few``).
         protect_within_client: False fits encoders without noise, which exposes users of one client to each other. Encoders
             in gradient rounds are noised all the same, and the final metrics are then released before that fit.
         colluding: clients assumed to help the server subtract noise; default a fifth of the cohort, at least 1.
@@ -47,6 +49,7 @@ class PrivacySection(_Section):
     epsilon: Annotated[float, Field(gt=0.0)] = 8.0
     delta: Annotated[float, Field(gt=0.0, lt=1.0)] = 1e-5
     noise: Literal["auto", "distributed", "per_client"] = "auto"
+    force_distributed: bool = False
     colluding: Annotated[int, Field(ge=0)] | None = None
     protect_within_client: bool = True
     noise_multipliers: dict[str, Annotated[float, Field(gt=0.0)]] = {}
@@ -268,6 +271,15 @@ class Scenario(_Section):
     def _refuse_two_starts(self) -> Scenario:
         if self.resume.from_run is not None and self.item_tower.init != "random":
             raise ValueError("resume.from already gives the tower's start: drop item_tower.init")
+        return self
+
+    @model_validator(mode="after")
+    def _refuse_force_without_object(self) -> Scenario:
+        if self.privacy.force_distributed and self.privacy.noise != "distributed":
+            raise ValueError(
+                f"privacy.force_distributed = true forces nothing with privacy.noise = {self.privacy.noise!r}: "
+                "set noise = 'distributed', or drop it"
+            )
         return self
 
     @model_validator(mode="after")

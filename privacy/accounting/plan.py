@@ -153,9 +153,20 @@ def assumed_colluders(clients: int) -> int:
 
 
 def choose_noise(
-    requested: Literal["auto", "distributed", "per_client"], clients: int, colluding: int | None
+    requested: Literal["auto", "distributed", "per_client"],
+    clients: int,
+    colluding: int | None,
+    *,
+    forced: bool = False,
 ) -> tuple[NoisePlacement, int]:
     """Settle where noise is added and how many clients are assumed to collude.
+
+    Args:
+        requested: as the scenario says.
+        clients: of the cohort.
+        colluding: assumed; None for the usual share.
+        forced: share the noise among up to 4 clients as well. At least two honest survivors are needed all the same
+            (``FederationPlan``), and every client's own policy must allow it.
 
     Raises:
         InputError: distributed noise is asked for where it protects too little.
@@ -163,9 +174,10 @@ def choose_noise(
     assumed = assumed_colluders(clients) if colluding is None else colluding
     if requested == "per_client" or (requested == "auto" and clients <= PER_CLIENT_UP_TO):
         return "per_client", assumed
-    if clients <= PER_CLIENT_UP_TO:
+    if clients <= PER_CLIENT_UP_TO and not forced:
         raise InputError(
             f"noise = 'distributed' with {clients} clients: one client that leaves or colludes would take too large a "
-            f"part of the noise; use noise = 'per_client' up to {PER_CLIENT_UP_TO} clients"
+            f"part of the noise; use noise = 'per_client' up to {PER_CLIENT_UP_TO} clients, "
+            "or force_distributed = true with clients whose policy allows it"
         )
     return "distributed", assumed
