@@ -25,7 +25,7 @@ from client.plan_settings import check_settings
 from client.policy import ClientPolicy
 from client.private_file import write_private
 from client.public_state import PublicState
-from client.statistics import popularity_contributions, statistics_contributions
+from client.statistics import popularity_contributions, statistics_contributions, subspace_sum
 from privacy.accounting.ledger import Ledger
 from privacy.accounting.plan import FederationPlan
 from privacy.accounting.schedule import ScheduledRelease
@@ -178,7 +178,7 @@ class ClientHandlers:
         self.policy.check(plan, catalogue_sha256=self._catalogue_sha256, users=users)
         check_settings(plan.settings)
         # Everything that can fail comes first: else a plan could be agreed to half, with the last plan's encoder.
-        public = PublicState(self._n_items, plan.settings["dim"])
+        public = PublicState(self._n_items, plan.settings["dim"], plan.settings["subspace_rank"])
         model = self._untrained(plan)
         self._close_trainer()
         self._plan, self.public, self.model = plan, public, model
@@ -264,6 +264,8 @@ class ClientHandlers:
         """What the task asks for is something this client computes; an engine that fails its guard is found here."""
         if release.kind == "gradients":
             self._gradient_trainer().check(terms, task.parameters.get("l2_clip_norm"), step)
+        if release.kind == "statistics-subspace":
+            _ = self.public.basis  # refused here if there is none
         stage = task.parameters.get("stage")
         if release.kind in _STAGED and stage not in get_args(Stage):
             raise ProtocolError(
@@ -316,6 +318,8 @@ class ClientHandlers:
     def _values(self, release: ScheduledRelease, task: Task, terms: ReleaseTerms) -> NDArray[np.int64]:
         if release.kind == "gradients":
             return self._gradient_step(release, task, terms)
+        if release.kind == "statistics-subspace":
+            return terms.add_share(subspace_sum(self.log, self.public, terms), self._randomness)
         return terms.protect(self._contributions(release, task), self._randomness)
 
     def _contributions(self, release: ScheduledRelease, task: Task) -> UserContributions:

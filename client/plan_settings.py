@@ -66,6 +66,7 @@ class PlanSettings(_Settings):
     dropout: Annotated[float, Field(ge=0.0, le=0.9)]
     head: _Count
     gram_share: _Share
+    subspace_rank: Annotated[int, Field(ge=0, le=2048)]
     orders: Annotated[int, Field(ge=1, le=10)]
     decay: _Probability
     users: _Count

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from privacy.accounting.accountant import epsilon
-from privacy.accounting.plan import PER_CLIENT_UP_TO, FederationPlan, assumed_colluders
+from privacy.accounting.plan import FederationPlan, assumed_colluders
 from privacy.errors import InputError, PolicyRefusal
 
 SAMPLED_KINDS = ("gradients", "fit")
@@ -30,8 +30,6 @@ class ClientPolicy(BaseModel):
             each other (not to anybody outside).
         min_colluding: clients that must at least be assumed to collude when noise is shared; None, which is what planners
             assume as well: a fifth of the cohort, at least one.
-        allow_shared_noise_of_few: whether up to 4 clients may share one noise. Among so few a single colluder more than
-            assumed takes half of the variance or more away; refused unless allowed here.
         min_group_users: fewest users of an activity group that the server may report on (detailed metrics).
     """
 
@@ -43,7 +41,6 @@ class ClientPolicy(BaseModel):
     allow_privacy_off: bool = False
     allow_unprotected_encoder: bool = False
     min_colluding: Annotated[int, Field(ge=0)] | None = None
-    allow_shared_noise_of_few: bool = False
     min_group_users: Annotated[int, Field(ge=1)] = 20
 
     def check(self, plan: FederationPlan, *, catalogue_sha256: str, users: int) -> None:
@@ -97,11 +94,6 @@ class ClientPolicy(BaseModel):
         least = assumed_colluders(len(plan.cohort)) if self.min_colluding is None else self.min_colluding
         if plan.noise == "distributed" and plan.colluding < least:
             raise PolicyRefusal("too-few-colluders-assumed", f"{plan.colluding} assumed, {least} required")
-        few = len(plan.cohort) <= PER_CLIENT_UP_TO
-        if plan.noise == "distributed" and few and not self.allow_shared_noise_of_few:
-            raise PolicyRefusal(
-                "shared-noise-of-few-forbidden", f"{len(plan.cohort)} clients would share one noise"
-            )
         if plan.epsilon > self.max_epsilon:
             raise PolicyRefusal(
                 "epsilon-above-policy", f"budget {plan.epsilon} exceeds this client's {self.max_epsilon}"

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from privacy.errors import ProtocolError
 from privacy.wire.federation import Arrays, public_state_sha256
 from recsys_models.item_towers.factorisation import TransitionChannel
+from recsys_models.item_towers.subspace import is_orthonormal
 from recsys_models.retrieval.blend import PublicChannels
 
 # name: (dtype, number of dimensions); nothing else is accepted from a server.
@@ -20,6 +21,7 @@ KNOWN: dict[str, tuple[str, int]] = {
     "item_tower": ("float32", 2),
     "transitions_sparse": ("float32", 2),
     "transitions_smooth": ("float32", 2),
+    "basis": ("float32", 2),
 }
 
 
@@ -29,11 +31,13 @@ class PublicState:
     Args:
         n_items: size of the catalogue.
         dim: width of item vectors.
+        subspace_rank: columns of the basis that the subspace rounds project on; 0 where the plan has none.
     """
 
-    def __init__(self, n_items: int, dim: int) -> None:
+    def __init__(self, n_items: int, dim: int, subspace_rank: int = 0) -> None:
         self.n_items = n_items
         self.dim = dim
+        self.subspace_rank = subspace_rank
         self._arrays: Arrays = {}
 
     def update(self, arrays: Arrays) -> None:
@@ -56,13 +60,18 @@ class PublicState:
             )
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise ProtocolError(f"published {name!r} holds numbers that are not finite")
-        expected = {"popularity": (self.n_items,), "item_tower": (self.n_items, self.dim)}.get(
-            name, array.shape
-        )
+        expected = {
+            "popularity": (self.n_items,),
+            "item_tower": (self.n_items, self.dim),
+            "basis": (self.n_items, self.subspace_rank),
+        }.get(name, array.shape)
         if array.shape != expected:
             raise ProtocolError(f"published {name!r} has shape {array.shape}, expected {expected}")
         if name == "head" and (array.size == 0 or array.min() < 0 or array.max() >= self.n_items):
             raise ProtocolError(f"published head items lie outside the catalogue of {self.n_items} items")
+        # Every contribution is clipped whatever the basis; but one that stretches would clip some users and not others.
+        if name == "basis" and not is_orthonormal(array):
+            raise ProtocolError("the published basis has columns that are not orthonormal")
         if name == "head" and len(np.unique(array)) != len(array):
             raise ProtocolError("published head items repeat")
 
@@ -87,6 +96,17 @@ class PublicState:
     def item_tower(self) -> NDArray[np.float32]:
         """Item vectors ``[n_items, dim]``; zeros before anything was published."""
         return self._arrays.get("item_tower", np.zeros((self.n_items, self.dim), dtype=np.float32))
+
+    @property
+    def basis(self) -> NDArray[np.float32]:
+        """Orthonormal columns ``[n_items, subspace_rank]`` of the current subspace round.
+
+        Raises:
+            ProtocolError: none was published.
+        """
+        if "basis" not in self._arrays:
+            raise ProtocolError("a subspace round was asked for before a basis was published")
+        return self._arrays["basis"]
 
     @property
     def popularity(self) -> NDArray[np.float32]:

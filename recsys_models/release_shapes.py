@@ -44,7 +44,7 @@ def release_shape(
     """The shape of a release.
 
     Args:
-        kind: "popularity", "statistics", "gradients", "fit", "metrics" or "metrics-detail".
+        kind: "popularity", "statistics", "statistics-subspace", "gradients", "fit", "metrics" or "metrics-detail".
         n_items: size of the catalogue.
         head: number of head items, once they are known.
         settings: the plan's settings.
@@ -57,6 +57,8 @@ def release_shape(
         return ReleaseShape(n_items, 1.0)
     if kind == "statistics":
         return ReleaseShape(statistics_layout(head, settings).length, 1.0)
+    if kind == "statistics-subspace":
+        return ReleaseShape(n_items * settings["subspace_rank"], 1.0)
     if kind == "gradients":
         return gradients_shape(head * settings["dim"], settings["gradients"])
     if kind == "fit":
@@ -67,7 +69,8 @@ def release_shape(
         detail = detail_layout(n_items, settings, private)
         return ReleaseShape(detail.length, detail.l2_bound, detail.unit)
     raise DataError(
-        f"release kind {kind!r} is unknown; use popularity, statistics, gradients, fit, metrics or metrics-detail"
+        f"release kind {kind!r} is unknown; use popularity, statistics, statistics-subspace, "
+        "gradients, fit, metrics or metrics-detail"
     )
 
 

@@ -91,8 +91,8 @@ class StatisticsLayout:
 
     @property
     def gram_length(self) -> int:
-        """Number of cells in the stored upper triangle."""
-        return self.head * (self.head + 1) // 2
+        """Number of cells in the stored upper triangle; none where the Gram part has no share."""
+        return self.head * (self.head + 1) // 2 if self.gram_share > 0.0 else 0
 
     @property
     def length(self) -> int:
@@ -128,8 +128,10 @@ def _statistics_row(positions: Int, layout: StatisticsLayout) -> tuple[Int, Floa
     seen = positions[positions >= 0]
     if len(seen) == 0:
         return np.zeros(0, np.int64), np.zeros(0)
-    gram_at, gram = _gram_entries(np.unique(seen), layout.head)
     pairs_at, pairs = _transition_entries(seen, layout)
+    if layout.gram_length == 0:
+        return pairs_at, pairs * layout.transition_weight
+    gram_at, gram = _gram_entries(np.unique(seen), layout.head)
     indices = np.concatenate([gram_at, pairs_at + layout.gram_length])
     values = np.concatenate([gram * layout.gram_weight, pairs * layout.transition_weight])
     return indices, values
@@ -165,9 +167,9 @@ def split_statistics(total: Float, layout: StatisticsLayout) -> tuple[Float, Flo
         )
     head = layout.head
     gram = np.zeros((head, head))
-    upper = np.triu_indices(head)
-    gram[upper] = total[: layout.gram_length] / max(layout.gram_weight, 1e-12)
-    off_diagonal = np.triu(gram, 1) / np.sqrt(2.0)
-    gram = np.diag(np.diag(gram)) + off_diagonal + off_diagonal.T
+    if layout.gram_length > 0:
+        gram[np.triu_indices(head)] = total[: layout.gram_length] / max(layout.gram_weight, 1e-12)
+        off_diagonal = np.triu(gram, 1) / np.sqrt(2.0)
+        gram = np.diag(np.diag(gram)) + off_diagonal + off_diagonal.T
     transitions = total[layout.gram_length :].reshape(head, head) / max(layout.transition_weight, 1e-12)
     return gram, transitions

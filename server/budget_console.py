@@ -40,13 +40,6 @@ def print_plan(statement: dict[str, Any]) -> None:
         f"ε = {number(statement['epsilon_of_one_clients_uploads'], 2)}",
         soft_wrap=True,
     )
-    if statement["noise"] == "distributed":
-        console.print(
-            f"shares   the sum counts on {statement['honest_survivors']} honest shares, "
-            f"{statement['assumed_colluding']} colluding; one more colluder, and it reveals "
-            f"ε = {number(statement['epsilon_if_one_more_colluded'], 2)}",
-            soft_wrap=True,
-        )
     expected = statement["expected"]
     if expected is None:
         return

@@ -74,8 +74,6 @@ def plan_statement(
         "assumed_colluding": plan.colluding,
         "honest_survivors": plan.honest_survivors,
         "epsilon_of_one_clients_uploads": _finite(epsilon_of(_own(plan, outside), plan.target_delta)),
-        # One share fewer than was counted on: what the sum would reveal then.
-        "epsilon_if_one_more_colluded": _finite(epsilon_of(_less_a_share(plan, outside), plan.target_delta)),
         "releases": [_row(plan, events, i) for i in range(len(events))],
     }
     if measured is None and MEASURED.exists():
@@ -159,14 +157,6 @@ def _own(plan: FederationPlan, events: Sequence[ReleaseEvent]) -> list[ReleaseEv
         replace(event, noise_multiplier=event.noise_multiplier / math.sqrt(plan.honest_survivors))
         for event in events
     ]
-
-
-def _less_a_share(plan: FederationPlan, events: Sequence[ReleaseEvent]) -> list[ReleaseEvent]:
-    """The sums if one client more than assumed subtracted its share; unchanged where every client adds all of the noise."""
-    if plan.noise == "per_client":
-        return list(events)
-    left = math.sqrt((plan.honest_survivors - 1) / plan.honest_survivors)
-    return [replace(event, noise_multiplier=event.noise_multiplier * left) for event in events]
 
 
 def _row(plan: FederationPlan, events: list[ReleaseEvent], i: int) -> dict[str, Any]:

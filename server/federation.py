@@ -24,9 +24,11 @@ from privacy.release_terms import ReleaseTerms, release_terms
 from privacy.secagg.keys import Roster
 from privacy.wire import federation as wire
 from privacy.wire.federation import Arrays, Enrolment, Task, public_state_sha256
+from recsys_models.item_towers.subspace import next_basis, start_basis, tower_from_product
 from recsys_models.release_shapes import detail_layout, release_shape
 from server.detail import detail_from_sums
 from server.item_tower import (
+    SCORE_NORM,
     RoundClips,
     TowerOptimizer,
     popularity_arrays,
@@ -160,9 +162,12 @@ class Federation:
             if "popularity" in names:
                 self.release_popularity()
             self.begin_from_start()
-        if "statistics" in names:
+        if names & {"statistics", "statistics-subspace"}:
             with self._phase("statistics"):
-                self.release_statistics()
+                if "statistics" in names:
+                    self.release_statistics()
+                if "statistics-subspace" in names:
+                    self.release_subspace()
                 self.release_metrics("metrics-statistics", stage="validation")
         if "gradients" in names:
             with self._phase("gradients"):
@@ -292,9 +297,30 @@ class Federation:
         noise_sd = terms.executed_sd(len(secure_sum.survivors))
         total = secure_sum.in_units(terms.unit)
         arrays = statistics_arrays(total, noise_sd, head, self.n_items, self.plan.settings)
-        if self.start is not None:
+        if self.start is not None and "item_tower" in arrays:
             arrays["item_tower"] = self.start.completing(arrays["item_tower"], head)
         self._update(arrays)
+        self.outcome.chosen = "statistics"
+
+    def release_subspace(self) -> None:
+        """Release 2 of a large catalogue: rounds of ``A V``; a tower of all items follows, instead of the head's alone."""
+        terms = self._terms("statistics-subspace")
+        rank, dim = int(self.plan.settings["subspace_rank"]), int(self.plan.settings["dim"])
+        known = None if self.start is None else self.start.tower
+        seed = int(self.plan.session[:8], 16)
+        basis = start_basis(self.outcome.arrays["popularity"], rank, seed, known)
+        product, noise_sd = np.zeros((self.n_items, rank)), 0.0
+        for step in range(terms.release.steps):
+            if step > 0:
+                basis = next_basis(product, noise_sd)
+            self._update({"basis": basis})
+            secure_sum = self._charged(terms, step=step)
+            noise_sd = terms.executed_sd(len(secure_sum.survivors))
+            product = secure_sum.in_units(terms.unit).reshape(self.n_items, rank)
+        tower = tower_from_product(product, noise_sd, dim, score_norm=SCORE_NORM).astype(np.float32)
+        if self.start is not None:
+            tower = self.start.completing(tower, np.flatnonzero(tower.any(axis=1)))
+        self._update({"item_tower": tower})
         self.outcome.chosen = "statistics"
 
     def release_gradients(self) -> None:
@@ -319,7 +345,7 @@ class Federation:
             self._update({"item_tower": with_rows(tower, rows, head)})
         self.release_metrics("metrics-gradients", stage="validation")
         if not self._gradients_paid():
-            self._update({name: before[name] for name in ("item_tower",)})
+            self._update({name: before[name] for name in ("item_tower",) if name in before})
             self.publish(reset_encoder=True)
             return
         self.outcome.chosen = "gradients"

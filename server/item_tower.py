@@ -31,7 +31,7 @@ def popularity_arrays(total: Float, head: int) -> Arrays:
 def statistics_arrays(
     total: Float, noise_sd: float, head: NDArray[np.int64], n_items: int, settings: Any
 ) -> Arrays:
-    """Item tower and both transition readings from the released statistics.
+    """Item tower and both transition readings from the released statistics; no tower where they hold no Gram part.
 
     Args:
         total: ``[layout.length]`` the sum as released.
@@ -42,15 +42,17 @@ def statistics_arrays(
     """
     layout = StatisticsLayout(len(head), settings["gram_share"], settings["orders"], settings["decay"])
     gram, transitions = split_statistics(total, layout)
-    gram_sd = noise_sd / max(layout.gram_weight, 1e-12) / np.sqrt(2.0)
     transition_sd = noise_sd / max(layout.transition_weight, 1e-12)
-    rows = tower_from_gram(gram, float(gram_sd), settings["dim"], score_norm=SCORE_NORM)
     channel = denoise_transitions(transitions, float(transition_sd))
-    return {
-        "item_tower": whole_tower(rows, head, n_items),
+    arrays: Arrays = {
         "transitions_sparse": channel.sparse.astype(np.float32),
         "transitions_smooth": channel.smooth.astype(np.float32),
     }
+    if layout.gram_length > 0:
+        gram_sd = noise_sd / layout.gram_weight / np.sqrt(2.0)
+        rows = tower_from_gram(gram, float(gram_sd), settings["dim"], score_norm=SCORE_NORM)
+        arrays["item_tower"] = whole_tower(rows, head, n_items)
+    return arrays
 
 
 def whole_tower(rows: Float, head: NDArray[np.int64], n_items: int) -> NDArray[np.float32]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Literal
 
 from privacy.accounting.calibration import gaussian_mu
 from privacy.accounting.plan import FederationPlan, choose_noise
@@ -19,7 +20,9 @@ from recsys_models.metrics.detail import DetailLayout
 from recsys_models.negatives import FULL_SOFTMAX_ITEMS
 from server.scenario import Scenario
 
-_HEAD_WITHOUT_NOISE = 4000
+DENSE_LIMIT = 4000
+"""Most head items of a dense matrix: 24 million cells of Gram and transitions, 200 MB in 64-bit words."""
+
 _DETAIL_FROM_USERS = 5000
 _REFERENCE_RECALL = 0.15
 
@@ -52,7 +55,7 @@ def make_plan(
             "clients (secure aggregation protects nobody among fewer than 3)"
         )
     users = sum(users_of.values())
-    releases = _releases(scenario, users, popularity_is_known)
+    releases = _releases(scenario, users, n_items, popularity_is_known)
     if scenario.private:
         _check_fixed_noise(scenario, releases)
         fixed = scenario.privacy.noise_multipliers
@@ -60,12 +63,7 @@ def make_plan(
         releases = fit_to_budget(releases, scenario.privacy.epsilon, scenario.privacy.delta)
     else:
         releases = tuple(replace(r, noise_multiplier=0.0, sampling_probability=1.0) for r in releases)
-    noise, colluding = choose_noise(
-        scenario.privacy.noise,
-        len(users_of),
-        scenario.privacy.colluding,
-        forced=scenario.privacy.force_distributed,
-    )
+    noise, colluding = choose_noise(scenario.privacy.noise, len(users_of), scenario.privacy.colluding)
     return FederationPlan(
         session=session,
         cohort=tuple(sorted(users_of)),
@@ -82,7 +80,9 @@ def make_plan(
     )
 
 
-def _releases(scenario: Scenario, users: int, popularity_is_known: bool) -> tuple[ScheduledRelease, ...]:
+def _releases(
+    scenario: Scenario, users: int, n_items: int, popularity_is_known: bool
+) -> tuple[ScheduledRelease, ...]:
     shares = scenario.shares
     with_statistics = scenario.recipe in ("statistics", "hybrid")
     with_gradients = scenario.recipe == "gradients" or (
@@ -93,7 +93,7 @@ def _releases(scenario: Scenario, users: int, popularity_is_known: bool) -> tupl
     if not popularity_is_known:
         releases.append(ScheduledRelease("popularity", "popularity", shares.popularity))
     if with_statistics:
-        releases.append(ScheduledRelease("statistics", "statistics", shares.statistics))
+        releases += _statistics_releases(scenario, users, n_items)
         releases.append(ScheduledRelease("metrics-statistics", "metrics", shares.metrics * 0.15))
     if with_gradients:
         # Without statistics the gradients do their work too.
@@ -123,6 +123,25 @@ def _releases(scenario: Scenario, users: int, popularity_is_known: bool) -> tupl
     if _detail_is_on(scenario, users, sum(release.share for release in releases)):
         releases.append(ScheduledRelease("metrics-detail", "metrics-detail", shares.metrics_detail))
     return tuple(releases)
+
+
+def _statistics_releases(scenario: Scenario, users: int, n_items: int) -> list[ScheduledRelease]:
+    share, gram_share = scenario.shares.statistics, scenario.statistics.gram_share
+    if statistics_method(scenario, users, n_items) == "matrix":
+        return [ScheduledRelease("statistics", "statistics", share)]
+    releases: list[ScheduledRelease] = []
+    if gram_share < 1.0:
+        releases.append(ScheduledRelease("statistics", "statistics", share * (1.0 - gram_share)))
+    if gram_share > 0.0:
+        releases.append(
+            ScheduledRelease(
+                "statistics-subspace",
+                "statistics-subspace",
+                share * gram_share,
+                steps=scenario.statistics.subspace_rounds,
+            )
+        )
+    return releases
 
 
 def _detail_is_on(scenario: Scenario, users: int, other_shares: float) -> bool:
@@ -175,12 +194,29 @@ def head_items(scenario: Scenario, users: int, n_items: int) -> int:
     The K by K noise grows with K and its signal with the number of users and with epsilon, so K grows like the users and,
     slowly, with epsilon: K = n / 6 at epsilon = 8 (measured on generated logs, ``docs/evaluation.md``).
     """
+    wanted = _wanted_head(scenario, users, n_items)
+    return min(wanted, DENSE_LIMIT) if scenario.statistics.head is None else wanted
+
+
+def statistics_method(scenario: Scenario, users: int, n_items: int) -> Literal["matrix", "subspace"]:
+    """How the item tower is found: by the subspace where more items deserve one than a dense matrix can hold.
+
+    Without noise that is a catalogue above ``DENSE_LIMIT``; with it, besides, so many users that the noise would allow a head
+    above it (24,000 at epsilon = 8).
+    """
+    if scenario.statistics.method != "auto":
+        return scenario.statistics.method
+    return "subspace" if _wanted_head(scenario, users, n_items) > DENSE_LIMIT else "matrix"
+
+
+def _wanted_head(scenario: Scenario, users: int, n_items: int) -> int:
+    """The head that noise allows, or that was asked for, whatever it costs to send."""
     if scenario.statistics.head is not None:
         return min(scenario.statistics.head, n_items)
     if not scenario.private:
-        return min(n_items, _HEAD_WITHOUT_NOISE)
+        return n_items
     wanted = users / 6 * math.sqrt(scenario.privacy.epsilon / 8.0)
-    return max(2, min(n_items, 4000, max(50, round(wanted))))
+    return max(2, min(n_items, max(50, round(wanted))))
 
 
 def _settings(scenario: Scenario, users: int, n_items: int) -> dict[str, object]:
@@ -191,6 +227,8 @@ def _settings(scenario: Scenario, users: int, n_items: int) -> dict[str, object]
             f"gradients.loss = 'softmax' over {head:,} items: every user's gradient then has a row for each of them, and more "
             f"than {FULL_SOFTMAX_ITEMS:,} do not fit; use 'sampled-softmax' or a smaller statistics.head"
         )
+    is_subspace = statistics_method(scenario, users, n_items) == "subspace"
+    rank = scenario.statistics.subspace_rank or size.dim + 8
     return {
         "encoder": scenario.encoder,
         "dim": size.dim,
@@ -199,7 +237,9 @@ def _settings(scenario: Scenario, users: int, n_items: int) -> dict[str, object]
         "heads": size.heads,
         "dropout": size.dropout,
         "head": head,
-        "gram_share": scenario.statistics.gram_share,
+        # The Gram part then has releases of its own.
+        "gram_share": 0.0 if is_subspace else scenario.statistics.gram_share,
+        "subspace_rank": min(rank, n_items) if is_subspace else 0,
         "orders": scenario.statistics.orders,
         "decay": scenario.statistics.decay,
         "users": users,

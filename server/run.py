@@ -237,7 +237,9 @@ def _version() -> str:
 
 
 def _write_folder(report: Report, federation: Federation, catalogue: Catalogue, out: Path) -> None:
-    arrays = {name: np.ascontiguousarray(array) for name, array in federation.outcome.arrays.items()}
+    # The subspace rounds' basis was only the way to the tower.
+    published = {name: array for name, array in federation.outcome.arrays.items() if name != "basis"}
+    arrays = {name: np.ascontiguousarray(array) for name, array in published.items()}
     if arrays:
         aside = out / f"{ARRAYS_FILE}.part"
         # One key: safetensors writes several in an order of its own, and equal runs must give equal files.

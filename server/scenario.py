@@ -36,9 +36,7 @@ class PrivacySection(_Section):
         mode: "off" is for research: no noise, no clipping that matters, shouted in every output.
         epsilon: budget of everything that leaves the clients and, with ``protect_within_client``, of the encoders too.
         noise: "distributed" (shares of one noise), "per_client" (each adds all of it) or "auto": per_client up to 4
-            clients, distributed above; "distributed" up to 4 clients is refused unless forced.
-        force_distributed: share the noise among up to 4 clients too. Two honest survivors must remain after colluders, and
-            each client's policy must allow it (``allow_shared_noise_of_few``).
+            clients, distributed above; "distributed" up to 4 clients is refused.
         protect_within_client: False fits encoders without noise, which exposes users of one client to each other. Encoders
             in gradient rounds are noised all the same, and the final metrics are then released before that fit.
         colluding: clients assumed to help the server subtract noise; default a fifth of the cohort, at least 1.
@@ -49,7 +47,6 @@ class PrivacySection(_Section):
     epsilon: Annotated[float, Field(gt=0.0)] = 8.0
     delta: Annotated[float, Field(gt=0.0, lt=1.0)] = 1e-5
     noise: Literal["auto", "distributed", "per_client"] = "auto"
-    force_distributed: bool = False
     colluding: Annotated[int, Field(ge=0)] | None = None
     protect_within_client: bool = True
     noise_multipliers: dict[str, Annotated[float, Field(gt=0.0)]] = {}
@@ -60,7 +57,16 @@ class StatisticsSection(_Section):
 
     Attributes:
         head: items the statistics cover; default from the number of users, items and epsilon.
+        method: how the item tower is found: "matrix" (Gram matrix of the head items, one round), "subspace" (rounds of the
+            power method over all items, ``n_items * subspace_rank`` cells each), or "auto": subspace where the head that
+            the noise allows is larger than a dense matrix may be (``server.plan.statistics_method``).
+        subspace_rank: columns; default 8 more than the width of item vectors.
+        subspace_rounds: each with fresh noise; they share the Gram part of the statistics' budget.
     """
+
+    method: Literal["auto", "matrix", "subspace"] = "auto"
+    subspace_rank: Annotated[int, Field(ge=1, le=2048)] | None = None
+    subspace_rounds: Annotated[int, Field(ge=1, le=20)] = 3
 
     head: Annotated[int, Field(ge=2)] | None = None
     gram_share: Share = 0.5
@@ -271,15 +277,6 @@ class Scenario(_Section):
     def _refuse_two_starts(self) -> Scenario:
         if self.resume.from_run is not None and self.item_tower.init != "random":
             raise ValueError("resume.from already gives the tower's start: drop item_tower.init")
-        return self
-
-    @model_validator(mode="after")
-    def _refuse_force_without_object(self) -> Scenario:
-        if self.privacy.force_distributed and self.privacy.noise != "distributed":
-            raise ValueError(
-                f"privacy.force_distributed = true forces nothing with privacy.noise = {self.privacy.noise!r}: "
-                "set noise = 'distributed', or drop it"
-            )
         return self
 
     @model_validator(mode="after")

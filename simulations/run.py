@@ -94,7 +94,6 @@ def simulated_policy(scenario: Scenario) -> ClientPolicy:
         allow_privacy_off=not scenario.private,
         allow_unprotected_encoder=not scenario.privacy.protect_within_client,
         min_colluding=0,
-        allow_shared_noise_of_few=scenario.privacy.force_distributed,
         min_group_users=scenario.evaluation.min_group_users,
     )
 

@@ -153,20 +153,9 @@ def assumed_colluders(clients: int) -> int:
 
 
 def choose_noise(
-    requested: Literal["auto", "distributed", "per_client"],
-    clients: int,
-    colluding: int | None,
-    *,
-    forced: bool = False,
+    requested: Literal["auto", "distributed", "per_client"], clients: int, colluding: int | None
 ) -> tuple[NoisePlacement, int]:
     """Settle where noise is added and how many clients are assumed to collude.
-
-    Args:
-        requested: as the scenario says.
-        clients: of the cohort.
-        colluding: assumed; None for the usual share.
-        forced: share the noise among up to 4 clients as well. At least two honest survivors are needed all the same
-            (``FederationPlan``), and every client's own policy must allow it.
 
     Raises:
         InputError: distributed noise is asked for where it protects too little.
@@ -174,10 +163,9 @@ def choose_noise(
     assumed = assumed_colluders(clients) if colluding is None else colluding
     if requested == "per_client" or (requested == "auto" and clients <= PER_CLIENT_UP_TO):
         return "per_client", assumed
-    if clients <= PER_CLIENT_UP_TO and not forced:
+    if clients <= PER_CLIENT_UP_TO:
         raise InputError(
             f"noise = 'distributed' with {clients} clients: one client that leaves or colludes would take too large a "
-            f"part of the noise; use noise = 'per_client' up to {PER_CLIENT_UP_TO} clients, "
-            "or force_distributed = true with clients whose policy allows it"
+            f"part of the noise; use noise = 'per_client' up to {PER_CLIENT_UP_TO} clients"
         )
     return "distributed", assumed

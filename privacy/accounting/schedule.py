@@ -24,7 +24,8 @@ class ScheduledRelease:
 
     Attributes:
         name: unique in the schedule ("popularity", "metrics-final").
-        kind: what a client has to compute ("popularity", "statistics", "gradients", "metrics", "fit").
+        kind: what a client has to compute ("popularity", "statistics", "statistics-subspace", "gradients",
+            "metrics", "metrics-detail", "fit").
         share: of mu^2, non-negative; the shares of a schedule need not add up to 1.
         steps: number of rounds, each with fresh noise.
         sampling_probability: with which each user takes part in a round (Poisson).

@@ -18,6 +18,7 @@ from privacy.randomness import SeededRandomness
 from privacy.release_terms import ReleaseTerms, release_terms
 from recsys_models.data.catalogue import Catalogue
 from recsys_models.data.sequences import Sequences
+from recsys_models.item_towers.subspace import start_basis
 from recsys_models.release_shapes import release_shape
 from server.item_tower import random_tower
 from server.plan import make_plan
@@ -129,7 +130,10 @@ def _public_state(n_items: int, plan: FederationPlan, histories: list[History], 
     head = np.sort(np.argsort(-counts, kind="stable")[:head_size]).astype(np.int64)
     random = np.random.default_rng(seed)
     transitions = random.normal(size=(2, head_size, head_size)).astype(np.float32)
-    public = PublicState(n_items, dim)
+    rank = int(plan.settings["subspace_rank"])
+    public = PublicState(n_items, dim, rank)
+    if rank:
+        public.update({"basis": start_basis(counts, rank, seed)})
     public.update(
         {
             "popularity": (counts + random.normal(size=n_items)).astype(np.float32),

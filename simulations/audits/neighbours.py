@@ -18,7 +18,7 @@ from client.detail_evaluation import detail_contributions, user_detail
 from client.encoder_fit import EncoderFit
 from client.evaluation import metric_contributions, rank_targets
 from client.gradients import GradientTrainer
-from client.statistics import popularity_contributions, statistics_contributions
+from client.statistics import popularity_contributions, statistics_contributions, subspace_sum
 from privacy.bounded import BoundedSum, UserContributions
 from privacy.randomness import SeededRandomness
 from privacy.release_terms import ReleaseTerms
@@ -50,6 +50,8 @@ def counted_effect(engine: Engine, terms: ReleaseTerms) -> Effect:
 
     def released(histories: list[History]) -> Integers:
         log = engine.log(histories)
+        if kind == "statistics-subspace":
+            return terms.add_share(subspace_sum(log, engine.public, terms), SeededRandomness(engine.seed))
         contributions: UserContributions
         if kind == "popularity":
             contributions = popularity_contributions(log, engine.n_items)

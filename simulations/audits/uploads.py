@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.handlers import ClientHandlers
-from privacy.accounting.plan import PER_CLIENT_UP_TO
 from privacy.secagg.messages import Upload
 from privacy.wire import federation as wire
 from privacy.wire.federation import Answer, OpenRound
@@ -91,8 +90,7 @@ def run(
             "simulation.clients": clients,
             "simulation.users": users,
             "simulation.items": items,
-            "privacy.noise": "per_client" if clients <= PER_CLIENT_UP_TO else scenario.privacy.noise,
-            "privacy.force_distributed": False,
+            "privacy.noise": "per_client" if clients <= 4 else scenario.privacy.noise,
             "gradients.min_users": 0,
             "gradients.rounds": 2,
             "fit.steps": 1,

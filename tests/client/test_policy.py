@@ -25,8 +25,6 @@ def test_an_ordinary_plan_is_agreed_to() -> None:
     check(ClientPolicy(), noise="per_client", colluding=0)
     check(ClientPolicy(), cohort=TEN, colluding=2)
     check(ClientPolicy(min_colluding=1), cohort=TEN, colluding=1)
-    check(ClientPolicy(allow_shared_noise_of_few=True), cohort=("a", "b", "c", "d"))
-    check(ClientPolicy(), cohort=("a", "b", "c", "d"), noise="per_client")
     check(ClientPolicy(allow_privacy_off=True), private=False)
     check(ClientPolicy(allow_unprotected_encoder=True), protect_within_client=False)
     sampled = replace(RELEASES[0], kind="gradients", sampling_probability=0.5)
@@ -52,8 +50,6 @@ def test_an_ordinary_plan_is_agreed_to() -> None:
             {"releases": (RELEASES[0], replace(RELEASES[1], left_the_client=False))},
         ),
         ("release-misdescribed", {}, {"releases": (replace(RELEASES[0], kind="fit"),)}),
-        ("shared-noise-of-few-forbidden", {}, {"cohort": ("a", "b", "c", "d")}),
-        ("shared-noise-of-few-forbidden", {}, {"cohort": ("a", "b", "c")}),
         ("epsilon-above-policy", {}, {"epsilon": 8.5}),
         ("epsilon-above-policy", {"max_epsilon": 2.0}, {}),
         ("plan-incomplete", {}, {"releases": (replace(RELEASES[0], noise_multiplier=None),)}),

@@ -21,12 +21,12 @@ def good() -> dict[str, np.ndarray]:
 
 def test_everything_known_is_taken_and_hashed() -> None:
     state = PublicState(N, DIM)
-    assert set(good()) == set(KNOWN)
+    assert set(good()) == set(KNOWN) - {"basis"}  # only where the plan has a subspace
     hashes = {state.sha256}
     for name, array in good().items():
         state.update({name: array})
         hashes.add(state.sha256)
-    assert len(hashes) == 1 + len(KNOWN)
+    assert len(hashes) == 1 + len(good())
     assert state.head_position.tolist() == [-1, 0, -1, -1, 1, -1, 2]
     assert state.channels().sparse_KK.shape == (3, 3)
 
@@ -83,3 +83,22 @@ def test_transitions_of_another_head_are_refused_when_used(name: str) -> None:
     state.update(changed(name, np.zeros((4, 4), dtype=np.float32)))
     with pytest.raises(ProtocolError, match="do not fit 3 head items"):
         state.channels()
+
+
+def test_a_basis_is_taken_only_where_the_plan_has_one_and_only_orthonormal() -> None:
+    basis = np.eye(N, 2, dtype=np.float32)
+    state = PublicState(N, DIM, 2)
+    state.update({"basis": basis})
+    assert np.array_equal(state.basis, basis)
+    for wrong in (
+        2.0 * basis,
+        np.eye(N, 3, dtype=np.float32),
+        basis.astype(np.float64),
+        np.zeros_like(basis),
+    ):
+        with pytest.raises(ProtocolError, match="basis"):
+            state.update({"basis": wrong})
+    with pytest.raises(ProtocolError, match="shape"):
+        PublicState(N, DIM).update({"basis": basis})
+    with pytest.raises(ProtocolError, match="before a basis was published"):
+        _ = PublicState(N, DIM, 2).basis

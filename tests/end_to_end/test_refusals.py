@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from client.handlers import ClientHandlers
-from privacy.accounting.accountant import epsilon
 from privacy.accounting.calibration import noise_multiplier_for
 from privacy.accounting.events import ReleaseEvent
-from privacy.errors import InputError, PolicyRefusal
+from privacy.errors import PolicyRefusal
 from privacy.wire import federation as wire
-from server.certificate import certificate
 from server.federation import Federation, Unwatched
 from server.run import run, session_name
-from server.scenario import Scenario, override, parse_scenario
+from server.scenario import Scenario, parse_scenario
 from simulations.loopback import Loopback
 from simulations.run import Simulation, build_simulation, load_dataset
 
@@ -113,43 +110,3 @@ def test_a_spent_ledger_refuses_its_release_and_the_others_go_on(tmp_path: Path)
     assert {d["client"] for d in report["dropouts"]} == {"client-03"}
     assert client.ledger.epsilon_spent() <= scenario.privacy.epsilon
     assert "recall@10" in report["metrics"]
-
-
-def forced(min_clients: int) -> Scenario:
-    """Four clients that share one noise because the scenario insists."""
-    changes = {"privacy.noise": "distributed", "privacy.force_distributed": True}
-    return override(small(4, min_clients), changes)
-
-
-def test_few_clients_share_one_noise_if_all_of_them_allow_it(tmp_path: Path) -> None:
-    scenario = forced(3)
-    simulation = simulation_with_strict(scenario, tmp_path, {})
-    report, federation = run_on(scenario, simulation, tmp_path)
-    assert report["privacy"]["noise"] == "distributed"
-    assert federation.plan.honest_survivors == 2  # three survive, one of them colludes
-    stated = certificate(tmp_path / "run")["trust_model"]
-    outside = [e for e in federation.plan.events() if e.left_the_client]
-    alone = [replace(e, noise_multiplier=e.noise_multiplier / 2**0.5) for e in outside]
-    assert stated["noise"] == "distributed"
-    assert stated["epsilon_of_the_sums"] == epsilon(outside, 1e-5)
-    own_view = stated["epsilon_of_one_clients_uploads_if_secure_aggregation_failed"]
-    assert own_view == pytest.approx(epsilon(alone, 1e-5))
-
-
-def test_a_client_that_does_not_allow_it_is_left_out(tmp_path: Path) -> None:
-    scenario = forced(3)
-    strict: dict[str, dict[str, object]] = {"client-02": {"allow_shared_noise_of_few": False}}
-    simulation = simulation_with_strict(scenario, tmp_path, strict)
-    report, federation = run_on(scenario, simulation, tmp_path)
-    assert {d["reason"] for d in report["dropouts"]} == {"shared-noise-of-few-forbidden"}
-    assert federation.plan.cohort == ("client-01", "client-03", "client-04")
-    assert federation.plan.honest_survivors == 2
-    with pytest.raises(InputError, match=r"with 4 clients.*force_distributed"):
-        unforced = override(scenario, {"privacy.force_distributed": False})
-        run_on(unforced, simulation_with_strict(unforced, tmp_path / "two", {}), tmp_path / "two")
-
-
-@pytest.mark.parametrize("noise", ["auto", "per_client"])
-def test_force_without_shared_noise_is_a_contradiction(noise: str) -> None:
-    with pytest.raises(InputError, match="forces nothing"):
-        parse_scenario({"privacy": {"noise": noise, "force_distributed": True}}, source="test")

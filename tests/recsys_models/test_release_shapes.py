@@ -13,9 +13,10 @@ from recsys_models.release_shapes import RANKERS, release_shape, statistics_layo
 SETTINGS: dict[str, Any] = {
     "dim": 8,
     "gram_share": 0.5,
+    "subspace_rank": 12,
     "orders": 3,
     "decay": 0.6,
-    "gradients": {"l2_clip_norm": 0.7},
+    "gradients": {"l2_clip_norm": 0.7, "adaptive_clip": False},
     "fit": {"l2_clip_norm": 0.9},
 }
 
@@ -25,6 +26,7 @@ SETTINGS: dict[str, Any] = {
     [
         ("popularity", 40, 1.0),
         ("statistics", 10 * 11 // 2 + 100, 1.0),
+        ("statistics-subspace", 40 * 12, 1.0),
         ("gradients", 80, 0.7),
         ("fit", 1, 0.9),
     ],

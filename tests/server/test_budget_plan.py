@@ -75,27 +75,6 @@ def test_own_view_is_what_one_share_of_the_noise_hides() -> None:
     assert everyone_all["epsilon_of_one_clients_uploads"] == everyone_all["epsilon_outside"]
 
 
-@pytest.mark.parametrize("clients", [3, 4])
-def test_forced_sharing_among_few_shows_what_it_hangs_on(clients: int) -> None:
-    forced = parse_scenario({"privacy": {"noise": "distributed", "force_distributed": True}}, source="test")
-    statement = plan(forced, clients=clients)
-    assert (statement["noise"], statement["honest_survivors"], statement["assumed_colluding"]) == (
-        "distributed",
-        2,
-        1,
-    )
-    assert statement["epsilon"] <= 8.0
-    popularity = statement["releases"][0]
-    alone = ReleaseEvent("x", popularity["noise_multiplier"] / 2**0.5)
-    assert popularity["epsilon_of_one_clients_upload"] == epsilon([alone], 1e-5)
-    # Of two shares one is left: the sum then hides as little as one upload.
-    one_upload = statement["epsilon_of_one_clients_uploads"]
-    assert statement["epsilon_if_one_more_colluded"] == pytest.approx(one_upload, rel=1e-9)
-    assert statement["epsilon_of_one_clients_uploads"] > statement["epsilon_outside"]
-    everyone_all = plan(clients=clients)
-    assert everyone_all["epsilon_if_one_more_colluded"] == everyone_all["epsilon_outside"]
-
-
 def test_a_noise_multiplier_costs_what_its_releases_cost() -> None:
     scenario = parse_scenario(
         {"recipe": "statistics", "privacy": {"protect_within_client": False}}, source="test"

@@ -4,12 +4,13 @@ from typing import Any
 
 import pytest
 
+from client.plan_settings import check_settings
 from privacy.accounting.accountant import epsilon
 from privacy.accounting.plan import FederationPlan
 from privacy.errors import InputError
 from privacy.wire.federation import most_behind, round_to_two_digits
 from server.plan import fit_steps, gradient_rounds, head_items, make_plan
-from server.scenario import Scenario
+from server.scenario import Scenario, override
 from tests.tiny_federation import small_scenario
 
 FIVE = {f"c{k}": 400 for k in range(5)}
@@ -164,3 +165,43 @@ def test_a_softmax_over_too_many_items_is_refused_with_the_reason() -> None:
             n_items=20_000,
             catalogue_sha256="11" * 32,
         )
+
+
+def test_a_catalogue_too_large_for_a_matrix_is_found_by_its_subspace() -> None:
+    def planned_for(n_items: int, users: int, changes: dict[str, Any]) -> FederationPlan:
+        return make_plan(
+            override(Scenario(), {"recipe": "statistics", "privacy.protect_within_client": False} | changes),
+            session="00" * 16,
+            users_of={f"c{k}": users // 5 for k in range(5)},
+            n_items=n_items,
+            catalogue_sha256="11" * 32,
+        )
+
+    off = {"privacy.mode": "off"}
+    cases = [
+        (4000, 2000, off, "matrix"),
+        (4001, 2000, off, "subspace"),
+        (20_000, 2000, {}, "matrix"),  # so few users: the noise allows a head of 333
+        (20_000, 100_000, {}, "subspace"),
+        (20_000, 100_000, {"privacy.epsilon": 0.1}, "matrix"),
+        (300, 2000, {"statistics.method": "subspace"}, "subspace"),
+        (20_000, 2000, {**off, "statistics.head": 500}, "matrix"),
+    ]
+    for n_items, users, changes, method in cases:
+        plan = planned_for(n_items, users, changes)
+        kinds = [release.kind for release in plan.releases]
+        assert ("statistics-subspace" in kinds) == (method == "subspace"), (n_items, users, changes)
+        assert "statistics" in kinds  # transitions come from the head in either case
+        assert (
+            (plan.settings["subspace_rank"] > 0)
+            == (plan.settings["gram_share"] == 0.0)
+            == (method == "subspace")
+        )
+        check_settings(plan.settings)
+    plan = planned_for(300, 2000, {"statistics.method": "subspace", "statistics.gram_share": 0.25})
+    shares = {release.name: release.share for release in plan.releases}
+    assert shares["statistics"] == pytest.approx(3 * shares["statistics-subspace"])
+    assert plan.release("statistics-subspace").steps == 3
+    assert planned({}).release("statistics").share == pytest.approx(
+        sum(shares[n] for n in ("statistics", "statistics-subspace"))
+    )

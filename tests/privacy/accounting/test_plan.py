@@ -146,12 +146,3 @@ def test_where_the_noise_goes(requested: Any, clients: int, colluding: int | Non
 def test_shared_noise_among_few_is_refused(clients: int) -> None:
     with pytest.raises(InputError, match=f"'distributed' with {clients} clients.*use noise = 'per_client'"):
         choose_noise("distributed", clients, None)
-    assert choose_noise("distributed", clients, None, forced=True) == ("distributed", 1)
-    assert choose_noise("auto", clients, None, forced=True) == ("per_client", 1)
-
-
-@pytest.mark.parametrize(("clients", "colluding"), [(3, 2), (4, 2), (4, 3)])
-def test_force_does_not_replace_honest_survivors(clients: int, colluding: int) -> None:
-    noise, assumed = choose_noise("distributed", clients, colluding, forced=True)
-    with pytest.raises(InputError, match="honest survivors"):
-        plan(cohort=tuple("abcd"[:clients]), noise=noise, colluding=assumed)
