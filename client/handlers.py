@@ -25,6 +25,7 @@ from client.plan_settings import check_settings
 from client.policy import ClientPolicy
 from client.private_file import write_private
 from client.public_state import PublicState
+from client.rerank_fit import RerankFit
 from client.statistics import popularity_contributions, statistics_contributions, subspace_sum
 from privacy.accounting.ledger import Ledger
 from privacy.accounting.plan import FederationPlan
@@ -54,6 +55,7 @@ from privacy.wire.federation import (
     round_to_two_digits,
 )
 from recsys_models.release_shapes import detail_layout, release_shape
+from recsys_models.retrieval.blend import ChannelScores
 
 _LOG = logging.getLogger("fedtower.client")
 
@@ -176,7 +178,7 @@ class ClientHandlers:
         # Compared with what the rounded number implies: else a server could search for the exact one, plan by plan.
         users = most_behind(self.enrolled_users)
         self.policy.check(plan, catalogue_sha256=self._catalogue_sha256, users=users)
-        check_settings(plan.settings)
+        check_settings(plan.settings, protects_within_client=plan.private and plan.protect_within_client)
         # Everything that can fail comes first: else a plan could be agreed to half, with the last plan's encoder.
         public = PublicState(self._n_items, plan.settings["dim"], plan.settings["subspace_rank"])
         model = self._untrained(plan)
@@ -394,7 +396,13 @@ class ClientHandlers:
             settings = self.plan.settings["fit"]
             self._fitted_without_noise = True
             self._encoder_fit().ordinary(settings["steps"], settings["batch_users"])
+            if self.plan.settings["reranker"] == "neumf":
+                self._rerank_fit().run(settings["steps"], settings["batch_users"])
         return b""
+
+    def _rerank_fit(self) -> RerankFit:
+        scorer = ChannelScores(self.public.channels(self.model.device))
+        return RerankFit(self.model, self.log.seen("test"), scorer, randomness=self._randomness)
 
     def _encoder_fit(self) -> EncoderFit:
         return EncoderFit(

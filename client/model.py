@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import threading
 from collections.abc import Mapping, Sequence
@@ -19,10 +20,12 @@ from privacy.randomness import RandomSource
 from recsys_models.batches import window
 from recsys_models.encoders.dropout import own_dropout
 from recsys_models.encoders.registry import build_encoder
+from recsys_models.rerankers.neumf import NeuMF, reranked
 from recsys_models.retrieval.blend import BlendedRecommender, ChannelScores
 
 # Building a module draws from torch's global generator; clients of a simulation are built by several threads.
 _BUILDING = threading.Lock()
+_RERANKER = "reranker."  # begins the names of its weights where they are stored
 
 
 class ClientModel:
@@ -52,6 +55,8 @@ class ClientModel:
                 dropout=settings["dropout"],
             )
             self.recommender = BlendedRecommender(encoder).to(self.device)
+            self._untrained_reranker = NeuMF(settings["dim"]).to(self.device)
+        self.reranker: NeuMF | None = None
 
     def draw_dropout_from(self, randomness: RandomSource) -> None:
         """Seed the dropout layers, where there are any.
@@ -83,13 +88,41 @@ class ClientModel:
             blend_B1N, _ = self.recommender(history_BLD, mask_BL, tower_ND, fixed, last_B1)
             scores_BN = blend_B1N.squeeze(1)
             is_usable_B1 = scores_BN.isfinite().all(dim=1, keepdim=True)
-            return scores_BN.where(is_usable_B1, 0.0).cpu()
+            scores_BN = scores_BN.where(is_usable_B1, 0.0)
+            if self.reranker is not None:
+                users_BD = self.user_vectors(histories, tower_ND)
+                scores_BN = reranked(self.reranker, scores_BN, users_BD, tower_ND, histories)
+            return scores_BN.cpu()
+
+    def user_vectors(self, histories: Sequence[NDArray[np.int64]], tower_ND: torch.Tensor) -> torch.Tensor:
+        """The encoder's vectors ``[B, D]`` after each whole history; they stay here."""
+        self.recommender.eval()
+        ids, mask = window(histories, self.max_length, at_least=self.max_length)
+        ids_BL, mask_BL = torch.from_numpy(ids).to(self.device), torch.from_numpy(mask).to(self.device)
+        with torch.no_grad():
+            return self.recommender.encoder(tower_ND[ids_BL.clamp(min=0)], mask_BL)[:, -1]
+
+    def untrained_reranker(self) -> NeuMF:
+        """A re-ranker to be fitted; it adds nothing yet."""
+        return copy.deepcopy(self._untrained_reranker)
 
     def save(self, path: Path) -> None:
         """Write the private weights, for this user of the machine alone; they are never sent."""
-        weights = {name: value.cpu().contiguous() for name, value in self.recommender.state_dict().items()}
+        parts = {"": self.recommender, _RERANKER: self.reranker}
+        weights = {
+            prefix + name: value.cpu().contiguous()
+            for prefix, part in parts.items()
+            if part is not None
+            for name, value in part.state_dict().items()
+        }
         write_private(path, safetensors_bytes(weights))
 
     def load(self, path: Path) -> None:
         """Read what ``save`` wrote."""
-        self.recommender.load_state_dict(load_file(path))
+        weights = load_file(path)
+        reranker = {name: weights.pop(name) for name in list(weights) if name.startswith(_RERANKER)}
+        self.recommender.load_state_dict(weights)
+        self.reranker = None
+        if reranker:
+            self.reranker = self.untrained_reranker()
+            self.reranker.load_state_dict({n.removeprefix(_RERANKER): value for n, value in reranker.items()})

@@ -64,6 +64,7 @@ class PlanSettings(_Settings):
     blocks: Annotated[int, Field(ge=1, le=32)]
     heads: Annotated[int, Field(ge=1, le=32)]
     dropout: Annotated[float, Field(ge=0.0, le=0.9)]
+    reranker: Literal["none", "neumf"]
     head: _Count
     gram_share: _Share
     subspace_rank: Annotated[int, Field(ge=0, le=2048)]
@@ -92,14 +93,23 @@ class PlanSettings(_Settings):
         return self
 
 
-def check_settings(settings: Mapping[str, Any]) -> None:
+def check_settings(settings: Mapping[str, Any], *, protects_within_client: bool) -> None:
     """Refuse settings that are missing, unknown or out of range.
+
+    Args:
+        settings: the plan's.
+        protects_within_client: whether the plan promises that one user of this client shows little in what the others get.
 
     Raises:
         PolicyRefusal: ``settings-out-of-range``; the text, which stays here, names the field.
     """
     try:
-        PlanSettings.model_validate(dict(settings))
+        agreed = PlanSettings.model_validate(dict(settings))
     except ValidationError as error:
         complaints = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise PolicyRefusal("settings-out-of-range", f"the plan's settings: {complaints}") from None
+    if protects_within_client and agreed.reranker != "none":
+        raise PolicyRefusal(
+            "settings-out-of-range",
+            f"the plan's settings: reranker {agreed.reranker!r} is fitted without noise",
+        )

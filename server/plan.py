@@ -236,6 +236,7 @@ def _settings(scenario: Scenario, users: int, n_items: int) -> dict[str, object]
         "blocks": size.blocks,
         "heads": size.heads,
         "dropout": size.dropout,
+        "reranker": scenario.model.reranker,
         "head": head,
         # The Gram part then has releases of its own.
         "gram_share": 0.0 if is_subspace else scenario.statistics.gram_share,

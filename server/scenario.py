@@ -122,6 +122,8 @@ class ModelSection(_Section):
             (``recsys_models.encoder_sizes``).
         heads: attention heads, a divisor of ``dim``; more than 1 only for an encoder that has heads.
         dropout: while an encoder trains.
+        reranker: "neumf" lets each client re-rank its best 100 items by a model of its own, fitted without noise after the
+            encoder; so not beside ``protect_within_client``.
     """
 
     size: Literal["S", "M", "L"] = "S"
@@ -130,6 +132,7 @@ class ModelSection(_Section):
     blocks: Annotated[int, Field(ge=1, le=32)] | None = None
     heads: Annotated[int, Field(ge=1, le=32)] | None = None
     dropout: Annotated[float, Field(ge=0.0, le=0.9)] | None = None
+    reranker: Literal["none", "neumf"] = "none"
 
 
 class ItemTowerSection(_Section):
@@ -289,6 +292,15 @@ class Scenario(_Section):
         if size.dim % size.heads:
             raise ValueError(
                 f"model.heads = {size.heads} does not divide model.dim = {size.dim}: set model.heads to a divisor"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _refuse_a_reranker_that_would_break_a_promise(self) -> Scenario:
+        if self.model.reranker != "none" and self.private and self.privacy.protect_within_client:
+            raise ValueError(
+                f"model.reranker = {self.model.reranker!r} is fitted without noise, so one user of a client would show in what "
+                "its others are recommended: set privacy.protect_within_client = false, or leave the re-ranker out"
             )
         return self
 

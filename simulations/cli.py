@@ -28,6 +28,7 @@ Loss = Annotated[
     str | None,
     typer.Option("--loss", help="Of gradient rounds: sampled-softmax, softmax, bpr, bce or gbce."),
 ]
+Reranker = Annotated[str | None, typer.Option("--reranker", help="none or neumf.")]
 Recipe = Annotated[str | None, typer.Option("--recipe", help="statistics, gradients or hybrid.")]
 Privacy = Annotated[str | None, typer.Option("--privacy", help="on, or off for research.")]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda[:n], for the encoders.")]
@@ -51,6 +52,7 @@ def simulate(
     encoder: Encoder = None,
     size: Size = None,
     loss: Loss = None,
+    reranker: Reranker = None,
     recipe: Recipe = None,
     privacy: Privacy = None,
     seed: Seed = None,
@@ -81,6 +83,7 @@ def simulate(
             "encoder": encoder,
             "model.size": size,
             "gradients.loss": loss,
+            "model.reranker": reranker,
             "recipe": recipe,
             "privacy.mode": privacy,
             "seed": seed,
@@ -156,6 +159,7 @@ def bench_quality(
     encoder: Encoder = None,
     size: Size = None,
     loss: Loss = None,
+    reranker: Reranker = None,
     recipe: Recipe = None,
     within_client: Annotated[
         bool | None,
@@ -181,6 +185,7 @@ def bench_quality(
         "encoder": encoder,
         "model.size": size,
         "gradients.loss": loss,
+        "model.reranker": reranker,
         "recipe": recipe,
         "privacy.protect_within_client": within_client,
     }

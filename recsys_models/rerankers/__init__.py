@@ -1,0 +1,1 @@
+"""Models that put a short list of candidates into a better order."""
