@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -10,6 +11,14 @@ from simulations.cli import AsJson, Check, Scenario, read_scenario, show
 from simulations.cli_options import SpacedLists, finish
 
 audit = typer.Typer(add_completion=False, help="Try to break a run's promises.")
+
+
+class ReleaseName(StrEnum):
+    """Releases that canaries can be planted in."""
+
+    statistics = "statistics"
+    gradients = "gradients"
+
 
 Seed = Annotated[int, typer.Option("--seed", help="Of population, users and noise.")]
 
@@ -62,6 +71,9 @@ def sensitivity(
 def canary(
     scenario: Scenario = None,
     epsilon: Annotated[list[float], typer.Option("--epsilon", help="Claims to try, e.g. 1 8.")] = [1.0, 8.0],  # noqa: B006
+    release: Annotated[
+        ReleaseName, typer.Option("--release", help="Where they are planted: statistics or gradients.")
+    ] = ReleaseName.statistics,
     canaries: Annotated[int, typer.Option("--canaries", help="Users planted by a coin flip each.")] = 600,
     seed: Seed = 0,
     as_json: AsJson = False,
@@ -70,7 +82,9 @@ def canary(
     """Tell planted users from absent ones in a released sum: an estimate of epsilon, and a 95 % lower bound."""
     from simulations.audits.canary import format_table, run
 
-    result = run(read_scenario(scenario, {}), epsilons=epsilon, canaries=canaries, seed=seed)
+    result = run(
+        read_scenario(scenario, {}), release=release.value, epsilons=epsilon, canaries=canaries, seed=seed
+    )
     _finish(result, format_table(result), as_json=as_json, check=check)
 
 

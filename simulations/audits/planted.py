@@ -169,11 +169,14 @@ def run(scenario: Scenario, *, clean_runs: int = 20, seed: int = 0) -> dict[str,
 
 
 def _audit(scenario: Scenario, seed: int) -> dict[str, list[str]]:
-    """The three audits that look at the engine itself, small."""
+    """The audits that look at the engine itself, small."""
     return {
         "sensitivity": sensitivity.run(scenario, seed=seed)["findings"],
         "uploads": uploads.run(scenario, seed=seed)["findings"],
         "canary": canary.run(scenario, canaries=400, releases=4, items=200, seed=seed)["findings"],
+        "canary of gradients": canary.run(
+            scenario, release="gradients", epsilons=(8.0,), canaries=200, releases=4, items=60, seed=seed
+        )["findings"],
     }
 
 

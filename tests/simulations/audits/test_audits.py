@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -73,6 +75,33 @@ def test_canaries_meet_the_claim_and_notice_missing_noise():
     assert "lower bound" in canary.format_table(sound)
     with planted.FAULTS["noise off"]():
         assert not canary.run(SMALL, seed=2, **small)["ok"]
+
+
+GRADIENTS: dict[str, Any] = {"release": "gradients", "canaries": 200, "releases": 4, "items": 60}
+
+
+@pytest.mark.parametrize(
+    ("adaptive", "claim"), [(False, 8.0), (True, 8.0), pytest.param(False, 1.0, marks=pytest.mark.slow)]
+)
+def test_canaries_in_gradients_meet_the_claim(adaptive: bool, claim: float):
+    scenario = override(SMALL, {"gradients.adaptive_clip": adaptive})
+    sound = canary.run(scenario, seed=2, epsilons=(claim,), **GRADIENTS)
+    assert sound["ok"], sound["findings"]
+    for row in sound["rows"]:
+        assert row["estimate_less_tolerance"] <= row["claim"]
+        assert row["lower_bound_95"] <= row["claim"]
+        if row["view"] == "as released":
+            assert row["estimate"] <= row["claim"]
+        elif row["claim"] == 8.0:
+            assert 0.8 * row["claim"] < row["estimate"] < 1.25 * row["claim"]
+    assert canary.format_table(sound).splitlines()[-1].startswith("gradients: 200 canaries")
+
+
+@pytest.mark.parametrize("fault", ["noise off", "clip x 1.3", "clip off"])
+def test_canaries_in_gradients_notice(fault: str):
+    with planted.FAULTS[fault]():
+        result = canary.run(SMALL, seed=2, epsilons=(8.0,), **GRADIENTS)
+    assert any(finding.startswith("gradients") for finding in result["findings"])
 
 
 @pytest.mark.parametrize("fault", [None, "metrics uncharged", "mask reuse"])

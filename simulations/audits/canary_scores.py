@@ -1,0 +1,45 @@
+"""What the canary audit asks of every release it is tried on."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privacy.accounting.plan import FederationPlan
+
+
+class Scores(NamedTuple):
+    """What the attacker makes of one release, for each canary: about 1 if she is there, 0 if not, and noise.
+
+    Attributes:
+        known: with all coins known but the canary's own, as the definition of differential privacy has it: for the estimate.
+        blind: from the release alone, which is what the theorem behind the lower bound asks for.
+    """
+
+    known: NDArray[np.float64]
+    blind: NDArray[np.float64]
+
+
+class Canaries(Protocol):
+    """Planted users of one release."""
+
+    @property
+    def plan(self) -> FederationPlan:
+        """Under audit."""
+        ...
+
+    @property
+    def count(self) -> int:
+        """How many canaries there are."""
+        ...
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """What the attacker may see."""
+        ...
+
+    def attack(self, coin: NDArray[np.bool_], view: str, repetition: int) -> Scores:
+        """Release once, with the canaries whose coin says so and fresh noise, and score all of them."""
+        ...
