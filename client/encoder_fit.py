@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 
 from client.model import ClientModel
 from client.public_state import PublicState
-from privacy.bounded import BoundedSum, DisjointSum
+from privacy.bounded import BoundedSum
 from privacy.mechanisms.discrete_gaussian import add_noise
 from privacy.randomness import RandomSource
 from privacy.release_terms import ReleaseTerms
-from privacy.user_gradients.engine import encoder_size, per_user_gradients, set_encoder_gradient, wrap_encoder
+from privacy.user_gradients.clipped_sum import WrappedEncoder, choose_method, clipped_sum, wrap_for
+from privacy.user_gradients.engine import LossFn, set_encoder_gradient
+from privacy.user_gradients.guard import check_engine
 from recsys_models.batches import window
 from recsys_models.metrics.ranking import reciprocal_rank, target_ranks
 from recsys_models.retrieval.blend import BlendedRecommender, ChannelScores
@@ -35,6 +37,8 @@ _NOISE_IN_WEIGHT = 0.1
 _LARGEST_RATE = 0.5
 _FEWEST_TO_HOLD_OUT = 10
 _LOOK_EVERY = 20
+_GUARD_USERS = 8
+_GUARD_EVENTS = 6
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,12 @@ class _Batch:
     mask_BL: torch.Tensor
     positions_BP: torch.Tensor  # the newest first, then random earlier ones
     targets_BP: torch.Tensor
+
+    def select(self, users: torch.Tensor) -> _Batch:
+        """Some of the users, by position."""
+        return _Batch(
+            self.ids_BL[users], self.mask_BL[users], self.positions_BP[users], self.targets_BP[users]
+        )
 
 
 class EncoderFit:
@@ -75,6 +85,7 @@ class EncoderFit:
         self._histories = [h for h in histories if len(h) >= 2]
         self._scorer = ChannelScores(public.channels(model.device))
         self._settings = settings["fit"]
+        self._per_user_gradients = settings["per_user_gradients"]
         self._dim: int = settings["dim"]
         self._max_length: int = settings["max_length"]
         self._users = users
@@ -85,7 +96,7 @@ class EncoderFit:
 
         Also where no user has anything to fit: an encoder without noise would say that nobody is there.
         """
-        module = wrap_encoder(self._model.recommender)
+        module = self.wrapped()
         q, steps = terms.release.sampling_probability, terms.release.steps
         expected_users = max(q * self._users, 1.0)
         noise_walk = terms.total_sigma * terms.unit / expected_users * math.sqrt(steps)
@@ -154,21 +165,46 @@ class EncoderFit:
         ]
         return kind(groups, lr=encoder_rate)  # pyright: ignore[reportCallIssue]
 
-    def clipped_sum(self, module: Any, users: NDArray[np.int64], terms: ReleaseTerms) -> BoundedSum:
+    def wrapped(self) -> WrappedEncoder:
+        """Encoder and blend, ready for per-user gradients; checked on made-up users, as before every training.
+
+        Raises:
+            SensitivityViolation: the engine does not give each user's own gradient for this model.
+        """
+        recommender = self._model.recommender
+        method = choose_method(self._per_user_gradients, recommender, _CHUNK)
+        made_up = self._made_up()
+        check_engine(
+            recommender,
+            self._scorer.public.tower_ND,
+            made_up.ids_BL,
+            lambda users: self._loss_of(made_up.select(users)),
+            self._settings["l2_clip_norm"],
+            train_table=False,
+            method=method,
+        )
+        return wrap_for(method, recommender)
+
+    def _made_up(self) -> _Batch:
+        """A batch of users that nobody is: whether the check passes must not depend on the log.
+
+        Drawn from a fixed seed: nothing here is protected by being unknown.
+        """
+        random = np.random.default_rng(20)
+        longest = max(2, min(self._max_length + 1, _GUARD_EVENTS))
+        n_items = len(self._scorer.public.popularity_N)
+        histories = [random.integers(0, n_items, 2 + k % (longest - 1)) for k in range(_GUARD_USERS)]
+        return self._packed(histories, random.random((_GUARD_USERS, _POSITIONS)))
+
+    def clipped_sum(
+        self, module: WrappedEncoder, users: NDArray[np.int64], terms: ReleaseTerms
+    ) -> BoundedSum:
         """Clipped gradients of these users in grid steps, without noise; positions are drawn for each user in turn."""
-        total = DisjointSum(encoder_size(module), l2_bound=terms.l2_bound, unit=terms.unit)
+        total = clipped_sum(module, 0, self._dim, l2_clip_norm=terms.l2_clip_norm, unit=terms.unit)
         tower_ND = self._scorer.public.tower_ND
         for start in range(0, len(users), _CHUNK):
             batch = self._batch(users[start : start + _CHUNK])
-            gradients = per_user_gradients(
-                module,
-                tower_ND,
-                batch.ids_BL,
-                lambda wrapped, vectors, batch=batch: self._losses(wrapped, vectors, batch),
-                train_table=False,
-            )
-            part = gradients.clip_and_sum(0, l2_clip_norm=terms.l2_clip_norm, unit=terms.unit)
-            total.add(part)
+            total.add(tower_ND, batch.ids_BL, self._loss_of(batch))
         return total.total()
 
     def _losses(
@@ -183,16 +219,22 @@ class EncoderFit:
         encoder_BP = _cross_entropy(encoder_BPN[:, 1:] * _TEMPERATURE, batch.targets_BP[:, 1:])
         return blend_B1.mean(dim=1) + encoder_BP.mean(dim=1)
 
+    def _loss_of(self, batch: _Batch) -> LossFn:
+        return lambda recommender, history_BLD: self._losses(recommender, history_BLD, batch)
+
     def _batch(self, users: NDArray[np.int64]) -> _Batch:
-        ids, mask = window([self._histories[u] for u in users], self._max_length + 1, at_least=2)
-        lengths = mask.sum(axis=1) - 1
         draws = self._randomness.uniform(len(users) * _POSITIONS).reshape(len(users), _POSITIONS)
+        return self._packed([self._histories[u] for u in users], draws)
+
+    def _packed(self, histories: list[NDArray[np.int64]], draws: NDArray[np.float64]) -> _Batch:
+        ids, mask = window(histories, self._max_length + 1, at_least=2)
+        lengths = mask.sum(axis=1) - 1
         newest = ids.shape[1] - 2
         # The last `lengths` inputs are real; each user's picks are drawn from her own positions only.
         earlier = newest - np.minimum(np.floor(draws * lengths[:, None]), lengths[:, None] - 1).astype(
             np.int64
         )
-        positions = np.concatenate([np.full((len(users), 1), newest, dtype=np.int64), earlier], axis=1)
+        positions = np.concatenate([np.full((len(histories), 1), newest, dtype=np.int64), earlier], axis=1)
         targets = np.take_along_axis(ids, positions + 1, axis=1)
         return _Batch(
             *(

@@ -23,13 +23,15 @@ from numpy.typing import NDArray
 
 from client.model import ClientModel
 from client.public_state import PublicState
-from privacy.bounded import BoundedSum, DisjointSum
+from privacy.bounded import BoundedSum
 from privacy.errors import PolicyRefusal, ProtocolError
 from privacy.mechanisms.discrete_gaussian import add_noise
 from privacy.mechanisms.joint_clip import JointClip
 from privacy.randomness import RandomSource
 from privacy.release_terms import ReleaseTerms
-from privacy.user_gradients.engine import encoder_size, per_user_gradients, set_encoder_gradient, wrap_encoder
+from privacy.rounded_once import reach_before_rounding
+from privacy.user_gradients.clipped_sum import Method, choose_method, clipped_sum, wrap_for
+from privacy.user_gradients.engine import encoder_size, set_encoder_gradient
 from privacy.user_gradients.guard import check_engine
 from recsys_models.batches import NextItemBatch, next_item_batch
 from recsys_models.negatives import FULL_SOFTMAX_ITEMS, CatalogueSampler
@@ -82,6 +84,9 @@ class GradientTrainer:
         users: this client's number of users as enrolled (rounded): the public denominator of the encoder's step.
         randomness: for sampling, negatives and noise.
 
+    Attributes:
+        method: by which per-user gradients are taken.
+
     Raises:
         ProtocolError: a softmax over more head items than it is offered for.
     """
@@ -121,8 +126,9 @@ class GradientTrainer:
         self._randomness = randomness
         self._device = model.device
         self._raw_encoder = model.recommender.encoder
+        self.method: Method = choose_method(settings["per_user_gradients"], self._raw_encoder, self._chunk)
         self._guard()
-        self._encoder = wrap_encoder(model.recommender.encoder)
+        self._encoder = wrap_for(self.method, self._raw_encoder)
         # Adam divides by the gradient's size, which under noise is the noise's: it would turn noise into full steps.
         private = bool(settings["private"])
         learning_rate = gradients["client_learning_rate"]
@@ -161,7 +167,12 @@ class GradientTrainer:
         made_up = [self._randomness.integers(len(self._head), length) for length in lengths]
         batch = self._packed(made_up)
         check_engine(
-            self._raw_encoder, self._table(), batch.item_ids, batch.select, self._settings["l2_clip_norm"]
+            self._raw_encoder,
+            self._table(),
+            batch.item_ids,
+            batch.select,
+            self._settings["l2_clip_norm"],
+            method=self.method,
         )
 
     def check(self, terms: ReleaseTerms, l2_clip_norm: object, step: int) -> None:
@@ -176,12 +187,16 @@ class GradientTrainer:
             ProtocolError: the head items are others than when training began. Checked before anything is drawn: else
                 only clients whose users have items outside the new ones would fail.
             PolicyRefusal: no releases could have led to this clip norm, or it is out of the range of any.
+            InputError: ghost clipping is agreed, and the noise asks for a grid too coarse for it.
         """
         if not np.array_equal(self._public.head, self._head):
             raise ProtocolError(f"the head items changed in the middle of release {terms.release.name!r}")
         joint = JointClip.agreed(terms.l2_bound, self._settings)
         if joint is not None and not joint.is_reachable(l2_clip_norm, step):
             raise PolicyRefusal("clip-norm-out-of-range", f"clip norm {l2_clip_norm!r} at step {step}")
+        if self.method == "ghost":
+            clip = self.round_clip(terms)
+            reach_before_rounding(clip.l2_bound, clip.unit, self.encoder_parameters)
 
     def step(self, terms: ReleaseTerms, l2_clip_norm: float | None = None) -> NDArray[np.int64]:
         """One round: sample, differentiate, clip jointly, move the encoder, return the tower's noised part.
@@ -219,16 +234,13 @@ class GradientTrainer:
         sent.
         """
         clip = clip or self.round_clip(terms)
-        gradient_cells = self.encoder_parameters + len(self._public.head) * self._public.dim
-        total, count = DisjointSum(gradient_cells, l2_bound=clip.l2_bound, unit=clip.unit), 0
+        table = self._table()
+        total = clipped_sum(self._encoder, *table.shape, l2_clip_norm=clip.l2_clip_norm, unit=clip.unit)
+        count = 0
         for start in range(0, len(users), self._chunk):
             batch = self.batch(users[start : start + self._chunk])
-            gradients = per_user_gradients(self._encoder, self._table(), batch.item_ids, batch)
-            part = gradients.clip_and_sum(
-                len(self._public.head), l2_clip_norm=clip.l2_clip_norm, unit=clip.unit
-            )
-            total.add(part)
-            count += clip.count(gradients.norms.cpu().numpy())
+            norms = total.add(table, batch.item_ids, batch)
+            count += clip.count(norms.cpu().numpy())
         return clip.joined(total.total(), count, terms)
 
     def _move_encoder(self, total: BoundedSum, terms: ReleaseTerms, unit: float) -> None:

@@ -71,6 +71,7 @@ class PlanSettings(_Settings):
     orders: Annotated[int, Field(ge=1, le=10)]
     decay: _Probability
     users: _Count
+    per_user_gradients: Literal["auto", "hooks", "ghost"]
     gradients: _Gradients
     fit: _Fit
     evaluation: _Evaluation

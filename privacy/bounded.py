@@ -224,6 +224,11 @@ class DisjointSum:
         self._total = BoundedSum(np.zeros(length, dtype=np.int64), l2_bound, unit, 0)
         self._users = 0
 
+    @property
+    def unit(self) -> float:
+        """Grid step."""
+        return self._total.unit
+
     def add(self, part: BoundedSum) -> None:
         """Add a batch of users of whom nobody was in an earlier one.
 

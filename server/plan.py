@@ -244,6 +244,7 @@ def _settings(scenario: Scenario, users: int, n_items: int) -> dict[str, object]
         "orders": scenario.statistics.orders,
         "decay": scenario.statistics.decay,
         "users": users,
+        "per_user_gradients": scenario.privacy.per_user_gradients,
         "gradients": {
             "loss": scenario.gradients.loss,
             "calibration": scenario.gradients.calibration,

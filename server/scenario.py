@@ -40,6 +40,9 @@ class PrivacySection(_Section):
         protect_within_client: False fits encoders without noise, which exposes users of one client to each other. Encoders
             in gradient rounds are noised all the same, and the final metrics are then released before that fit.
         colluding: clients assumed to help the server subtract noise; default a fifth of the cohort, at least 1.
+        per_user_gradients: how clients take and clip each user's gradient of the encoder: "hooks" writes every user's down,
+            "ghost" only its norm, for wide encoders, with a slightly smaller clip norm; "auto" is hooks until their memory
+            would exceed 256 MiB a batch. Guarantee and noise are the same.
         noise_multipliers: fixed noise by release name instead of a fitted one; the budget still refuses.
     """
 
@@ -49,6 +52,7 @@ class PrivacySection(_Section):
     noise: Literal["auto", "distributed", "per_client"] = "auto"
     colluding: Annotated[int, Field(ge=0)] | None = None
     protect_within_client: bool = True
+    per_user_gradients: Literal["auto", "hooks", "ghost"] = "auto"
     noise_multipliers: dict[str, Annotated[float, Field(gt=0.0)]] = {}
 
 

@@ -2,6 +2,14 @@
 vector.
 """
 
+from privacy.user_gradients.clipped_sum import (
+    ClippedSum,
+    Method,
+    WrappedEncoder,
+    choose_method,
+    clipped_sum,
+    wrap_for,
+)
 from privacy.user_gradients.engine import (
     LossFn,
     UserGradients,
@@ -13,12 +21,18 @@ from privacy.user_gradients.engine import (
 from privacy.user_gradients.guard import EngineCheck, check_engine
 
 __all__ = [
+    "ClippedSum",
     "EngineCheck",
     "LossFn",
+    "Method",
     "UserGradients",
+    "WrappedEncoder",
     "check_engine",
+    "choose_method",
+    "clipped_sum",
     "encoder_size",
     "per_user_gradients",
     "set_encoder_gradient",
     "wrap_encoder",
+    "wrap_for",
 ]

@@ -79,7 +79,7 @@ def wrap_encoder(encoder: nn.Module) -> GradSampleModule:
 
 def encoder_size(encoder: nn.Module) -> int:
     """P, the number of trainable parameters."""
-    return sum(parameter.numel() for parameter in _trainable(encoder).values())
+    return sum(parameter.numel() for parameter in trainable(encoder).values())
 
 
 def per_user_gradients(
@@ -110,23 +110,14 @@ def per_user_gradients(
         InputError: for shapes, ids or modes that do not fit.
         SensitivityViolation: if a parameter received gradient outside the hooked modules.
     """
-    _check_arguments(encoder, table, item_ids)
-    parameters = _trainable(encoder)
+    check_arguments(encoder, table, item_ids)
+    parameters = trainable(encoder)
     users, n_items, dim = item_ids.shape[0], table.shape[0], table.shape[1]
     if users == 0:
         return no_users(encoder_size(encoder), dim, table.device)
-    filled = item_ids >= 0
-    vectors = table.detach()[item_ids.clamp(min=0)].masked_fill(~filled.unsqueeze(-1), 0.0)
-    vectors.requires_grad_(train_table)
-
     _clear(encoder)
-    losses = loss_fn(encoder, vectors)
-    if losses.shape != (users,) or not losses.requires_grad:
-        raise InputError(
-            f"loss_fn must give one differentiable loss per user, [{users}]; got {tuple(losses.shape)}"
-        )
-    losses.sum().backward()  # a sum: the hooks then hold each user's gradient unscaled
-    whole = _total_norm(parameters)
+    slots = run_pass(encoder, table, item_ids, loss_fn, train_table=train_table)
+    whole = total_norm(parameters)
     encoder_BP = torch.empty(users, encoder_size(encoder), device=table.device)
     start = 0
     for name, parameter in parameters.items():
@@ -134,10 +125,33 @@ def per_user_gradients(
         encoder_BP[:, start:end] = _per_user(name, parameter, users, whole)
         cast("Any", parameter).grad_sample = None  # each is as large as what it was copied to
         start = end
-    slots = torch.zeros_like(vectors) if vectors.grad is None else vectors.grad
     _clear(encoder)
     kept_ids = item_ids if train_table else torch.full_like(item_ids, -1)
     return gather(encoder_BP, slots, kept_ids, n_items)
+
+
+def run_pass(
+    encoder: nn.Module, table: Tensor, item_ids: Tensor, loss_fn: LossFn, *, train_table: bool
+) -> Tensor:
+    """One forward and backward pass over the sum of the users' losses; whatever watches the encoder sees it.
+
+    Returns:
+        The gradient of each slot's vector, [B, R, d]; zeros where the loss does not depend on it.
+
+    Raises:
+        InputError: if ``loss_fn`` does not give one differentiable loss per user.
+    """
+    users = item_ids.shape[0]
+    filled = item_ids >= 0
+    vectors = table.detach()[item_ids.clamp(min=0)].masked_fill(~filled.unsqueeze(-1), 0.0)
+    vectors.requires_grad_(train_table)
+    losses = loss_fn(encoder, vectors)
+    if losses.shape != (users,) or not losses.requires_grad:
+        raise InputError(
+            f"loss_fn must give one differentiable loss per user, [{users}]; got {tuple(losses.shape)}"
+        )
+    losses.sum().backward()  # a sum: each user's gradient is then in it unscaled
+    return torch.zeros_like(vectors) if vectors.grad is None else vectors.grad
 
 
 def set_encoder_gradient(encoder: nn.Module, flat: NDArray[np.float64] | Tensor) -> None:
@@ -152,17 +166,23 @@ def set_encoder_gradient(encoder: nn.Module, flat: NDArray[np.float64] | Tensor)
             f"expected a gradient of shape ({encoder_size(encoder)},), got {tuple(gradient.shape)}"
         )
     start = 0
-    for parameter in _trainable(encoder).values():
+    for parameter in trainable(encoder).values():
         part = gradient[start : start + parameter.numel()]
         parameter.grad = part.to(parameter.device, parameter.dtype).reshape(parameter.shape).clone()
         start += parameter.numel()
 
 
-def _trainable(encoder: nn.Module) -> dict[str, nn.Parameter]:
+def trainable(encoder: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that are trained, in the order of a flat gradient."""
     return {name: p for name, p in encoder.named_parameters() if p.requires_grad}
 
 
-def _check_arguments(encoder: GradSampleModule, table: Tensor, item_ids: Tensor) -> None:
+def check_arguments(encoder: nn.Module, table: Tensor, item_ids: Tensor) -> None:
+    """Refuse an encoder, a table or slots that a pass cannot be run with.
+
+    Raises:
+        InputError: for shapes, ids or modes that do not fit.
+    """
     if getattr(encoder, "loss_reduction", None) != "sum":
         raise InputError("encoder must come from wrap_encoder (per-user hooks with loss_reduction='sum')")
     if not encoder.training:
@@ -177,8 +197,8 @@ def _check_arguments(encoder: GradSampleModule, table: Tensor, item_ids: Tensor)
         )
 
 
-def _total_norm(parameters: dict[str, nn.Parameter]) -> float:
-    """Returns the norm of the total gradient over all parameters: the scale on which rounding counts."""
+def total_norm(parameters: dict[str, nn.Parameter]) -> float:
+    """The norm of the total gradient over all parameters: the scale on which rounding counts."""
     return float(
         sum(float(p.grad.detach().double().square().sum()) for p in parameters.values() if p.grad is not None)
         ** 0.5
@@ -195,23 +215,38 @@ def _per_user(name: str, parameter: nn.Parameter, users: int, whole: float) -> T
     total = parameter.grad
     if per_user is None:
         if total is not None and bool((total != 0).any()):
-            raise SensitivityViolation(f"{name} got a gradient, but none by user: {_FUNCTIONAL_USE}")
+            raise SensitivityViolation(f"{name} got a gradient, but none by user: {FUNCTIONAL_USE}")
         return torch.zeros(users, parameter.numel(), device=parameter.device)
     if isinstance(per_user, list) or per_user.shape[0] != users:
         raise SensitivityViolation(f"{name}: hooks did not see exactly one batch of {users} users")
     flat = per_user.detach().reshape(users, -1)
     if total is not None:
-        gap = (flat.sum(dim=0) - total.detach().reshape(-1)).norm()
         scale = torch.linalg.vector_norm(flat, dim=1).sum() + total.norm()
-        # False for NaN: then some user is not finite, will be dropped, and the totals say nothing.
-        if float(gap) > _HOOK_TOLERANCE * float(scale) + _ROUNDING * whole:
-            raise SensitivityViolation(
-                f"{name}: the users' gradients miss {float(gap / scale):.0%} of the total: {_FUNCTIONAL_USE}"
-            )
+        compare_totals(name, flat.sum(dim=0) - total.detach().reshape(-1), float(scale), whole)
     return flat
 
 
-_FUNCTIONAL_USE = (
+def compare_totals(name: str, difference: Tensor, scale: float, whole: float) -> None:
+    """Refuse a gradient that reached a parameter without reaching the users' own.
+
+    Args:
+        name: of the parameter.
+        difference: sum over the users less autograd's total.
+        scale: norms of the users' gradients and of the total, added up.
+        whole: norm of the whole gradient, over all parameters.
+
+    Raises:
+        SensitivityViolation: if the difference is more than rounding.
+    """
+    gap = float(difference.norm())
+    # False for NaN: then some user is not finite, will be dropped, and the totals say nothing.
+    if gap > _HOOK_TOLERANCE * scale + _ROUNDING * whole:
+        raise SensitivityViolation(
+            f"{name}: the users' gradients miss {gap / scale:.0%} of the total: {FUNCTIONAL_USE}"
+        )
+
+
+FUNCTIONAL_USE = (
     "the parameter is used outside its module (for example F.embedding(ids, layer.weight) or "
     "h @ layer.weight.T); call the module instead"
 )

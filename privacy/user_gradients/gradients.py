@@ -139,30 +139,70 @@ def gather(encoder: Tensor, slot_gradients_BRD: Tensor, item_ids: Tensor, n_item
         item_ids: [B, R]; negative ids are empty slots, whose gradient is discarded.
         n_items: rows of the tower.
     """
+    rows = gather_rows(_norms(encoder), slot_gradients_BRD, item_ids, n_items)
+    if not bool(rows.finite.all()):
+        encoder = torch.where(rows.finite.unsqueeze(1), encoder, 0.0)
+    return UserGradients(
+        encoder=encoder,
+        row_items=rows.items,
+        row_values=rows.values,
+        row_offsets=rows.offsets,
+        norms=rows.joint_norms,
+        dropped_users=int((~rows.finite).sum()),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class TouchedRows:
+    """The item rows of B users beside the norms of their joint vectors [encoder || rows].
+
+    Attributes:
+        items: [rows] long, user by user, each item once.
+        values: [rows, d] float32; zeros for users that are not finite.
+        offsets: [B + 1] long, where each user's rows begin.
+        joint_norms: [B] float64; 0 for users that are not finite.
+        finite: [B] whether all of a user's numbers are.
+    """
+
+    items: Tensor = field(repr=False)
+    values: Tensor = field(repr=False)
+    offsets: Tensor = field(repr=False)
+    joint_norms: Tensor = field(repr=False)
+    finite: Tensor = field(repr=False)
+
+
+def gather_rows(
+    encoder_norms: Tensor, slot_gradients_BRD: Tensor, item_ids: Tensor, n_items: int
+) -> TouchedRows:
+    """Merges slots that hold the same item of the same user, and takes joint norms.
+
+    Args:
+        encoder_norms: [B] float64, of the users' encoder gradients.
+        slot_gradients_BRD: gradient of each slot's vector.
+        item_ids: [B, R]; negative ids are empty slots, whose gradient is discarded.
+        n_items: rows of the tower.
+    """
     users, dim = item_ids.shape[0], slot_gradients_BRD.shape[-1]
-    encoder_norms = _norms(encoder)
     finite = encoder_norms.isfinite() & slot_gradients_BRD.isfinite().flatten(1).all(dim=1)
     if not bool(finite.all()):
-        encoder = torch.where(finite.unsqueeze(1), encoder, 0.0)
         encoder_norms = torch.where(finite, encoder_norms, 0.0)
         slot_gradients_BRD = torch.where(finite.view(-1, 1, 1), slot_gradients_BRD, 0.0)
 
     filled = item_ids >= 0
     user_of_slot = torch.arange(users, device=item_ids.device).unsqueeze(1)
     cells, row_of_slot = torch.unique((user_of_slot * n_items + item_ids)[filled], return_inverse=True)
-    rows = torch.zeros(cells.numel(), dim, device=encoder.device, dtype=slot_gradients_BRD.dtype)
+    rows = slot_gradients_BRD.new_zeros(cells.numel(), dim)
     rows.index_add_(0, row_of_slot, slot_gradients_BRD[filled])
     user_of_row = cells // n_items
 
     squared = encoder_norms.square().index_add(0, user_of_row, _norms(rows).square())
     counts = torch.bincount(user_of_row, minlength=users)
-    return UserGradients(
-        encoder=encoder,
-        row_items=cells % n_items,
-        row_values=rows,
-        row_offsets=torch.cat([counts.new_zeros(1), counts.cumsum(0)]),
-        norms=squared.sqrt(),
-        dropped_users=int((~finite).sum()),
+    return TouchedRows(
+        items=cells % n_items,
+        values=rows,
+        offsets=torch.cat([counts.new_zeros(1), counts.cumsum(0)]),
+        joint_norms=squared.sqrt(),
+        finite=finite,
     )
 
 

@@ -22,7 +22,7 @@ from client.statistics import popularity_contributions, statistics_contributions
 from privacy.bounded import BoundedSum, UserContributions
 from privacy.randomness import SeededRandomness
 from privacy.release_terms import ReleaseTerms
-from privacy.user_gradients.engine import wrap_encoder
+from privacy.rounded_once import reach_before_rounding
 from recsys_models.release_shapes import detail_layout
 from simulations.audits.engine import Engine, History, Rewindable
 
@@ -141,7 +141,10 @@ class GradientNeighbours:
         flat = torch.cat([gradient.double().reshape(-1) for gradient in gradients]).numpy()
         norm = float(np.linalg.norm(flat))
         clip = self._trainer.round_clip(self._terms)
-        clipped = flat * min(1.0, clip.norm / max(norm, 1e-300)) / clip.unit
+        reach = clip.norm
+        if self._trainer.method == "ghost":
+            reach = reach_before_rounding(clip.l2_bound, clip.unit, self._trainer.encoder_parameters)
+        clipped = flat * min(1.0, reach / max(norm, 1e-300)) / clip.unit
         return clipped if clip.joint is None else np.append(clipped, float(clip.count(np.array([norm]))))
 
 
@@ -161,7 +164,7 @@ class FitNeighbours:
             users=len(engine.histories),
             randomness=self._randomness,
         )
-        self._module = wrap_encoder(model.recommender)
+        self._module = self._fit.wrapped()
         self._without = self._sum(self._ordinary)
 
     def effect(self, position: int) -> Integers:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+import client.encoder_fit
 import client.model
 import privacy.release_terms
 import privacy.secagg.masks
@@ -26,6 +27,7 @@ from privacy.secagg.epoch import ClientEpoch, RoundKeys
 from privacy.secagg.secret import Secret
 from privacy.user_gradients import UserGradients
 from privacy.user_gradients import engine as gradient_engine
+from privacy.user_gradients.ghost_gradients import GhostGradients
 from recsys_models.encoders.base import UserEncoder
 from recsys_models.encoders.registry import build_encoder
 from server.scenario import Scenario, override
@@ -58,8 +60,15 @@ def clip_at(factor: float) -> AbstractContextManager[None]:
         total = sum_of_gradients(self, n_items, l2_clip_norm=l2_clip_norm * factor, unit=unit)
         return replace(total, l2_bound=math.floor(l2_clip_norm / unit))
 
+    ghost_factors = GhostGradients.clip_factors
+
+    def loose_factors(self: GhostGradients, reach: float) -> Tensor:
+        return ghost_factors(self, reach * factor)
+
     return replaced(
-        (privacy.release_terms, "clip_and_sum", loose), (UserGradients, "clip_and_sum", loose_gradients)
+        (privacy.release_terms, "clip_and_sum", loose),
+        (UserGradients, "clip_and_sum", loose_gradients),
+        (GhostGradients, "clip_factors", loose_factors),
     )
 
 
@@ -72,6 +81,7 @@ def functional_weights() -> AbstractContextManager[None]:
     return replaced(
         (client.model, "build_encoder", build),
         (GradientTrainer, "_guard", lambda _self: None),
+        (client.encoder_fit, "check_engine", lambda *_, **__: None),
         (gradient_engine, "_HOOK_TOLERANCE", math.inf),
     )
 

@@ -37,6 +37,7 @@ SETTINGS: dict[str, Any] = {
     "blocks": 1,
     "heads": 1,
     "dropout": 0.0,
+    "per_user_gradients": "auto",
     "private": True,
     "gradients": {
         "loss": "sampled-softmax",

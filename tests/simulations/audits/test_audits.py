@@ -22,6 +22,8 @@ SMALL = parse_scenario(
     source="test",
 )
 
+GHOST = override(SMALL, {"privacy.per_user_gradients": "ghost"})
+
 
 @pytest.mark.parametrize("encoder", ["attention", "gru", "mean-pool"])
 def test_no_user_exceeds_a_bound(encoder: str):
@@ -45,19 +47,21 @@ def test_no_user_exceeds_a_bound_whatever_the_loss():
     assert all(row["of_bound"] > 0.99 for row in audited)
 
 
+def test_no_user_exceeds_a_bound_by_ghost_clipping():
+    result = sensitivity.run(GHOST, seed=1, random_users=1)
+    assert result["ok"], result["findings"]
+    rows = {row["kind"]: row for row in result["releases"]}
+    assert rows["gradients"]["off_autograd"] <= sensitivity.ROUNDING
+    assert all(row["of_bound"] <= 1.0 for row in rows.values())  # rounding included
+
+
+@pytest.mark.parametrize("method", ["hooks", "ghost"])
 @pytest.mark.parametrize("fault", ["clip x 1.3", "clip off", "tied weights used functionally"])
-def test_sensitivity_notices(fault: str):
+def test_sensitivity_notices(fault: str, method: str):
     with planted.FAULTS[fault]():
-        result = sensitivity.run(SMALL, seed=1, random_users=0)
-    assert not result["ok"]
+        result = sensitivity.run(SMALL if method == "hooks" else GHOST, seed=1, random_users=0)
+    assert any(finding.startswith("gradients: the engine is") for finding in result["findings"])
     assert "FOUND" in sensitivity.format_table(result)
-
-
-def test_the_clip_of_gradients_is_audited_by_itself():
-    """Not only by the rows of numbers that every release is tried with."""
-    with planted.FAULTS["clip x 1.3"]():
-        findings = sensitivity.run(SMALL, seed=1, random_users=0)["findings"]
-    assert any(finding.startswith("gradients: the engine is") for finding in findings)
 
 
 def test_canaries_meet_the_claim_and_notice_missing_noise():
