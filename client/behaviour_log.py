@@ -21,14 +21,16 @@ class BehaviourLog:
 
     Attributes:
         sequences: every user's events, oldest first.
+        held_out: another split of the same users, for a simulation that measures by time; None leaves the last out.
     """
 
     sequences: Sequences
+    held_out: LeaveLastOut | None = None
 
     @cached_property
     def split(self) -> LeaveLastOut:
         """Last event for the test, the one before for validation, the rest for training."""
-        return leave_last_out(self.sequences)
+        return self.held_out or leave_last_out(self.sequences)
 
     @property
     def n_users(self) -> int:

@@ -234,7 +234,11 @@ class LedgerSection(_Section):
 
 
 class SimulationSection(_Section):
-    """Only read by ``fedtower simulate`` and ``fedtower provision``: who the clients are."""
+    """Only read by ``fedtower simulate`` and ``fedtower provision``: who the clients are.
+
+    Attributes:
+        protocol: how the simulated clients hold items out, ``last-out`` as a deployment does, or at one moment for all.
+    """
 
     clients: Annotated[int, Field(ge=1, le=1000)] = 5
     split: Literal["equal", "size-skew", "attribute"] = "equal"
@@ -243,6 +247,7 @@ class SimulationSection(_Section):
     users: Annotated[int, Field(ge=1)] = 2000
     items: Annotated[int, Field(ge=2)] = 1000
     data: str | None = None
+    protocol: Literal["last-out", "time"] = "last-out"
 
 
 class Scenario(_Section):

@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 
 from privacy.errors import InputError
-from recsys_models.baselines import EASE, ImplicitALS, ItemKNN, Popularity, RandomRanking, TransitionCounts
 from recsys_models.data.adapters import load
 from recsys_models.data.dataset import Dataset
-from recsys_models.data.splits import leave_last_out
-from recsys_models.evaluation import Scorer, evaluate
 from server.federation import Watcher
 from server.scenario import Scenario, override
+from simulations.central_rows import baseline_rows, private_rows, twin_rows
+from simulations.protocols import LABELS, Protocol
 from simulations.run import simulate
 from simulations.synthetic import synthetic_log
 
@@ -30,9 +29,8 @@ Result = dict[str, Any]
 FOLDERS = ("ml-100k", "ml-1m", "amazon-beauty")
 BUILT_IN = "built-in"
 METRICS = ("recall@10", "recall@20", "ndcg@10")
-_SOURCE = {"recall@10": "hit@10", "recall@20": "hit@20", "ndcg@10": "ndcg@10"}
-# Dense item-item baselines need items x items floats, several times over.
-_MOST_ITEMS_DENSE = 6000
+_FEDERATED_PROTOCOLS = ("last-out", "time")
+"""Sampled negatives and a random share are judged centrally only; docs/evaluation.md says why."""
 # What issue after issue is judged by: least mean recall@10 by data set and epsilon.
 REACH: dict[tuple[str, float], float] = {("ml-100k", math.inf): 0.12, ("ml-100k", 8.0): 0.10}
 
@@ -46,6 +44,8 @@ def run(
     folder: Path,
     watcher: Watcher,
     baselines: bool = True,
+    protocol: str = "last-out",
+    twins: Sequence[str] = (),
     say: Callable[[str], None] = lambda _line: None,
 ) -> Result:
     """Measure a data set.
@@ -57,26 +57,39 @@ def run(
         scenario: everything else.
         folder: where finished runs are kept.
         watcher: is told of progress.
-        baselines: also the centralised, non-private baselines.
+        baselines: also the central baselines, without privacy and with it at each budget.
+        protocol: one of :data:`simulations.protocols.PROTOCOLS`; the federation runs under the first two.
+        twins: encoders to train centrally as well, or ``all``.
         say: one line after each run.
 
     Returns:
         ``rows`` (one a method and budget: means over seeds, spread, epsilon), ``runs``, ``shortfalls`` and ``ok``.
     """
     path, data = find_dataset(dataset, scenario)
-    rows = [_baseline_row(name, scorer, data) for name, scorer in _baselines(data)] if baselines else []
+    under = Protocol(data, protocol)
+    kept = folder / data.name
+    rows: list[Result] = []
+    if baselines:
+        rows += baseline_rows(under, kept, say)
+        rows += private_rows(under, epsilons, kept, say)
+    rows += twin_rows(under, twins, kept, say)
     runs: list[Result] = []
-    for epsilon in epsilons:
+    federated = protocol in _FEDERATED_PROTOCOLS
+    if federated and protocol != scenario.simulation.protocol:
+        scenario = override(scenario, {"simulation.protocol": protocol})
+    for epsilon in epsilons if federated else ():
         finished = [
-            _one_run(scenario, epsilon, seed, path, folder / data.name, watcher, say)
-            for seed in range(1, seeds + 1)
+            _one_run(scenario, epsilon, seed, path, kept, watcher, say) for seed in range(1, seeds + 1)
         ]
         runs += finished
         rows.append(_federated_row(epsilon, finished))
-    missed = shortfalls(data.name, rows)
+    missed = shortfalls(data.name, rows) if protocol == "last-out" else []
     return {
         "dataset": data.summary(),
-        "split_checksum": data.split_checksum,
+        "protocol": protocol,
+        "evaluated_users": under.users,
+        "metrics": list(under.metrics),
+        "split_checksum": under.checksum,
         "clients": scenario.simulation.clients,
         "rows": rows,
         "runs": runs,
@@ -144,35 +157,6 @@ def _digest(scenario: Scenario) -> str:
     return hashlib.sha256(scenario.model_dump_json().encode()).hexdigest()[:8]
 
 
-def _baselines(data: Dataset) -> list[tuple[str, Callable[[], Scorer]]]:
-    train = leave_last_out(data.sequences).train
-    found: list[tuple[str, Callable[[], Scorer]]] = [
-        ("random", lambda: RandomRanking(data.catalogue.n_items)),
-        ("popularity", lambda: Popularity(train)),
-    ]
-    if data.catalogue.n_items <= _MOST_ITEMS_DENSE:
-        found += [
-            ("item-kNN, recency", lambda: ItemKNN(train)),
-            ("EASE", lambda: EASE(train)),
-            ("EASE, recency", lambda: EASE(train, decay=0.9)),
-            ("transition counts", lambda: TransitionCounts(train)),
-        ]
-    found.append(("iALS", lambda: ImplicitALS(train, dim=64, unobserved_weight=0.3, l2=0.01)))
-    return found
-
-
-def _baseline_row(name: str, build: Callable[[], Scorer], data: Dataset) -> Result:
-    split = leave_last_out(data.sequences)
-    means = evaluate(build(), split.history("test"), split.target("test")).means()
-    return {
-        "method": f"{name} (central, no privacy)",
-        "epsilon": None,
-        "seeds": 1,
-        **{metric: means[_SOURCE[metric]] for metric in METRICS},
-        "spread": None,
-    }
-
-
 def _federated_row(epsilon: float, runs: list[Result]) -> Result:
     recalls = np.array([r["recall@10"] for r in runs])
     return {
@@ -207,17 +191,18 @@ def _json_number(epsilon: float) -> float | str:
 
 def format_table(result: Result) -> str:
     """The table as text; the federation's rows last."""
+    metrics: list[str] = result["metrics"]
+    heads = "".join(f"{name.replace('ndcg', 'NDCG'):>11}" for name in metrics)
     lines = [
-        f"{result['dataset']}, {result['clients']} clients, full ranking, last item out",
-        f"{'method':<36} {'epsilon':>8} {'seeds':>5} {'recall@10':>10} {'recall@20':>10} {'NDCG@10':>9}  spread",
+        f"{result['dataset']}, {result['clients']} clients, {LABELS[result['protocol']]}, "
+        f"{result['evaluated_users']} users judged, checksum {result['split_checksum'][:12]}",
+        f"{'method':<36} {'epsilon':>8} {'seeds':>5}{heads}  spread",
     ]
     for row in result["rows"]:
         epsilon = "" if row["epsilon"] is None else str(row["epsilon"])
         spread = "" if row["spread"] is None else f"{row['spread']:.4f}"
-        lines.append(
-            f"{row['method']:<36} {epsilon:>8} {row['seeds']:>5} {row['recall@10']:>10.4f} {row['recall@20']:>10.4f} "
-            f"{row['ndcg@10']:>9.4f}  {spread}"
-        )
+        figures = "".join(f"{row[name]:>11.4f}" for name in metrics)
+        lines.append(f"{row['method']:<36} {epsilon:>8} {row['seeds']:>5}{figures}  {spread}")
     return "\n".join(lines)
 
 
@@ -229,15 +214,21 @@ def draw(result: Result, path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
-    points = [row for row in result["rows"] if row["method"] == "fedtower"]
-    labels = [str(row["epsilon"]) for row in points]
-    axes.plot(labels, [row["recall@10"] for row in points], marker="o", linewidth=2, label="fedtower")
+    for method in dict.fromkeys(row["method"] for row in result["rows"] if row["epsilon"] is not None):
+        points = [row for row in result["rows"] if row["method"] == method]
+        ours = method == "fedtower"
+        axes.plot(
+            [str(row["epsilon"]) for row in points],
+            [row["recall@10"] for row in points],
+            marker="o" if ours else ".",
+            linewidth=2 if ours else 1,
+            label=method,
+        )
     for row in result["rows"]:
-        if row["method"] != "fedtower":
+        if row["epsilon"] is None:
             axes.axhline(row["recall@10"], linestyle=":", linewidth=1, color="0.5")
-            axes.annotate(
-                row["method"].split(" (")[0], (0, row["recall@10"]), fontsize=7, color="0.35", va="bottom"
-            )
+            name = row["method"].split(" (")[0]
+            axes.annotate(name, (0, row["recall@10"]), fontsize=7, color="0.35", va="bottom")
     axes.set(xlabel="ε of everything released", ylabel="recall@10", title=result["dataset"])
     axes.set_ylim(bottom=0)
     axes.legend(loc="lower left")

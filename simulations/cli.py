@@ -168,6 +168,14 @@ def bench_quality(
     baselines: Annotated[
         bool, typer.Option("--baselines/--no-baselines", help="Central baselines too.")
     ] = True,
+    protocol: Annotated[
+        str,
+        typer.Option("--protocol", help="last-out, time, negatives-99 or lightgcn; see docs/evaluation.md."),
+    ] = "last-out",
+    twins: Annotated[
+        list[str],
+        typer.Option("--twins", help="Encoders to train centrally too (minutes each), or all, or none."),
+    ] = ["none"],  # noqa: B006
     out: Annotated[Path, typer.Option("--out", help="Finished runs are kept here and not repeated.")] = Path(
         "runs/bench-quality"
     ),
@@ -199,9 +207,12 @@ def bench_quality(
             folder=out,
             watcher=watcher,
             baselines=baselines,
+            protocol=protocol,
+            twins=twins,
             say=lambda line: typer.echo(line, err=True),
         )
-    draw(result, out / f"{Path(dataset).name}.png")
+    if protocol == "last-out":
+        draw(result, out / f"{Path(dataset).name}.png")
     show(result, as_json=as_json, lines=[format_table(result), *result["shortfalls"]])
     finish(ok=result["ok"], check=check)
 

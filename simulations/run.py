@@ -20,7 +20,8 @@ from privacy.secagg.keys import Identity, Roster
 from recsys_models.data.adapters import load
 from recsys_models.data.dataset import Dataset
 from recsys_models.data.schema import LogColumns
-from recsys_models.data.splits import leave_last_out
+from recsys_models.data.sequences import Sequences
+from recsys_models.data.splits import LeaveLastOut, leave_last_out, split_at, time_of_quantile
 from recsys_models.errors import DataError
 from recsys_models.metrics.intervals import mean_estimate
 from recsys_models.metrics.ranking import mean_metrics, target_ranks
@@ -98,6 +99,22 @@ def simulated_policy(scenario: Scenario) -> ClientPolicy:
     )
 
 
+def time_cut(scenario: Scenario, dataset: Dataset) -> float | None:
+    """The moment that splits everybody's log under the protocol ``time``; a fact of the benchmark, not of a client."""
+    return time_of_quantile(dataset.sequences) if scenario.simulation.protocol == "time" else None
+
+
+def behaviour_log(sequences: Sequences, cut: float | None) -> BehaviourLog:
+    """A client's log, split at a moment if there is one."""
+    return BehaviourLog(sequences, None if cut is None else split_at(sequences, cut))
+
+
+def whole_split(scenario: Scenario, dataset: Dataset) -> LeaveLastOut:
+    """The split of everybody's log, of which each client has its users' part."""
+    cut = time_cut(scenario, dataset)
+    return leave_last_out(dataset.sequences) if cut is None else split_at(dataset.sequences, cut)
+
+
 def build_simulation(scenario: Scenario, dataset: Dataset, state_dir: Path) -> Simulation:
     """Divide the users and build every client as a deployment would, but on seeded randomness."""
     torch.set_num_threads(1)
@@ -109,10 +126,11 @@ def build_simulation(scenario: Scenario, dataset: Dataset, state_dir: Path) -> S
         # The same clients, but never the same noise again.
         randomness = {name: r.derive(f"run {scenario.resume.number}") for name, r in randomness.items()}
     roster = Roster({name: identity.public_bytes() for name, identity in identities.items()})
+    cut = time_cut(scenario, dataset)
     clients = {
         name: build_client(
             name,
-            BehaviourLog(dataset.sequences.subset(users)),
+            behaviour_log(dataset.sequences.subset(users), cut),
             identity=identities[name],
             roster=roster,
             policy=simulated_policy(scenario),
@@ -151,7 +169,8 @@ def simulate(
     if scenario.seed is None:
         scenario = scenario.model_copy(update={"seed": 0})
     dataset = load_dataset(scenario, data, columns)
-    if leave_last_out(dataset.sequences).evaluated.size == 0:
+    split = whole_split(scenario, dataset)
+    if split.evaluated.size == 0:
         raise DataError(
             f"{dataset.name}: no user has the 3 events that training, validation and test need: check the log"
         )
@@ -169,7 +188,7 @@ def simulate(
     def complete(report: Report, federation: Federation) -> None:
         report["data"] = dataset.summary()
         report["users"] = dataset.sequences.n_users
-        report["split_checksum"] = dataset.split_checksum
+        report["split_checksum"] = split.checksum
         report["cleaning"] = dataset.cleaning.as_rows()
         report["simulation"] = {
             "note": "Exact figures and lists exist only in a simulation; a deployment has the released ones.",
