@@ -217,6 +217,24 @@ def bench_quality(
     finish(ok=result["ok"], check=check)
 
 
+@bench.command("cold-items")
+def bench_cold_items(
+    dataset: Annotated[str, typer.Argument(help="built-in, ml-100k, amazon-beauty, or a path.")],
+    seed: Annotated[int, typer.Option("--seed", help="Which items are cold.")] = 0,
+    epochs: Annotated[int, typer.Option("--epochs", help="Passes of the trained towers.")] = 5,
+    as_json: AsJson = False,
+    check: Check = False,
+) -> None:
+    """Items held out of training: found through content, never through their index. No federation, no privacy."""
+    from simulations.bench_cold_items import format_table, run
+    from simulations.bench_quality import find_dataset
+
+    _, data = find_dataset(dataset, read_scenario(None, {}))
+    result = run(data, seed=seed, epochs=epochs, say=lambda line: typer.echo(line, err=True))
+    show(result, as_json=as_json, lines=[*result["shortfalls"], format_table(result)])
+    finish(ok=result["ok"], check=check)
+
+
 @bench.command("dp-step", cls=SpacedLists)
 def bench_dp_step(
     items: Annotated[
