@@ -10,6 +10,7 @@ from client.model import ClientModel
 from client.public_state import PublicState
 from privacy.bounded import UserContributions
 from privacy.errors import InputError
+from recsys_models.metrics.calibration import log_loss_cap, next_item_probabilities
 from recsys_models.metrics.detail import LIST_LENGTH, DetailLayout, UserDetail, user_detail_rows
 from recsys_models.metrics.lists import (
     attribute_diversity,
@@ -52,21 +53,29 @@ def user_detail(
     users = np.flatnonzero(targets >= 0)
     scorer = ChannelScores(public.channels(model.device))
     ranks, lists, new = [np.zeros(0, np.int64)], [np.zeros((0, LIST_LENGTH), np.int64)], [np.zeros(0)]
+    losses, confidences = [np.zeros(0)], [np.zeros(0)]
     for start in range(0, len(users), _BATCH):
         batch = users[start : start + _BATCH]
         seen = [histories[u] for u in batch]
         scores = model.scores(seen, scorer).numpy()
         ranks.append(target_ranks(scores, targets[batch], seen))
         lists.append(top_lists(scores, LIST_LENGTH, seen))
+        probability = next_item_probabilities(scores, seen, temperature=model.temperature)
+        with np.errstate(divide="ignore"):  # an item seen before was said to be impossible; the cap takes it
+            losses.append(-np.log(probability[np.arange(len(batch)), targets[batch]]))
+        listed = np.take_along_axis(probability, np.maximum(lists[-1], 0), axis=1)
+        confidences.append(np.where(lists[-1] >= 0, listed, 0.0).sum(axis=1))
         new.append(new_share(top_lists(scores, LIST_LENGTH), seen))
     shown = np.concatenate(lists)
     novelty = mean_bits(shown, item_bits(public.popularity)) / novelty_cap(public.n_items)
+    loss = np.concatenate(losses) / log_loss_cap(public.n_items)
     spread = _diversity(shown, log, public, diversity)
     return UserDetail(
         events=np.array([len(log.training[u]) for u in users], dtype=np.int64),
         ranks=np.concatenate(ranks),
         lists=shown,
-        properties=np.clip(np.stack([novelty, np.concatenate(new), spread], axis=1), 0.0, 1.0),
+        properties=np.clip(np.stack([novelty, np.concatenate(new), spread, loss], axis=1), 0.0, 1.0),
+        confidences=np.clip(np.concatenate(confidences), 0.0, 1.0),
     )
 
 

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from client.behaviour_log import BehaviourLog, Stage
+from client.calibration_fit import calibrate
 from client.detail_evaluation import detail_contributions, user_detail
 from client.encoder_fit import EncoderFit
 from client.evaluation import metric_contributions, rank_targets
@@ -398,11 +399,14 @@ class ClientHandlers:
             self._encoder_fit().ordinary(settings["steps"], settings["batch_users"])
             if self.plan.settings["reranker"] == "neumf":
                 self._rerank_fit().run(settings["steps"], settings["batch_users"])
+            calibrate(self.model, self.log.seen("test"), self._scorer())
         return b""
 
     def _rerank_fit(self) -> RerankFit:
-        scorer = ChannelScores(self.public.channels(self.model.device))
-        return RerankFit(self.model, self.log.seen("test"), scorer, randomness=self._randomness)
+        return RerankFit(self.model, self.log.seen("test"), self._scorer(), randomness=self._randomness)
+
+    def _scorer(self) -> ChannelScores:
+        return ChannelScores(self.public.channels(self.model.device))
 
     def _encoder_fit(self) -> EncoderFit:
         return EncoderFit(

@@ -26,10 +26,14 @@ from recsys_models.retrieval.blend import BlendedRecommender, ChannelScores
 # Building a module draws from torch's global generator; clients of a simulation are built by several threads.
 _BUILDING = threading.Lock()
 _RERANKER = "reranker."  # begins the names of its weights where they are stored
+_TEMPERATURE = "temperature"
 
 
 class ClientModel:
     """Encoder plus channel weights, on this machine only.
+
+    ``temperature`` turns scores into probabilities (``recsys_models.metrics.calibration``). It stays 1 wherever it may not be
+    fitted: the blend is itself fitted by the log-loss of its softmax, with noise where a plan protects users of one client.
 
     Args:
         settings: the plan's model settings.
@@ -57,6 +61,7 @@ class ClientModel:
             self.recommender = BlendedRecommender(encoder).to(self.device)
             self._untrained_reranker = NeuMF(settings["dim"]).to(self.device)
         self.reranker: NeuMF | None = None
+        self.temperature = 1.0
 
     def draw_dropout_from(self, randomness: RandomSource) -> None:
         """Seed the dropout layers, where there are any.
@@ -115,11 +120,13 @@ class ClientModel:
             if part is not None
             for name, value in part.state_dict().items()
         }
+        weights[_TEMPERATURE] = torch.tensor([self.temperature], dtype=torch.float64)
         write_private(path, safetensors_bytes(weights))
 
     def load(self, path: Path) -> None:
         """Read what ``save`` wrote."""
         weights = load_file(path)
+        self.temperature = float(weights.pop(_TEMPERATURE))
         reranker = {name: weights.pop(name) for name in list(weights) if name.startswith(_RERANKER)}
         self.recommender.load_state_dict(weights)
         self.reranker = None

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from client.model import ClientModel
 from client.public_state import PublicState
 from privacy.errors import InputError
+from recsys_models.metrics.calibration import next_item_probabilities
 from recsys_models.retrieval.blend import ChannelScores
 
 
@@ -20,10 +21,12 @@ class Recommendation:
     Attributes:
         item: catalogue index.
         score: of the blend; comparable within one list only.
+        probability: that it is the next item new to the user.
     """
 
     item: int
     score: float
+    probability: float
 
 
 def recommend(
@@ -45,6 +48,11 @@ def recommend(
     scores = (
         model.scores([history], ChannelScores(public.channels(model.device)))[0].numpy().astype(np.float64)
     )
+    (probability,) = next_item_probabilities(scores[None], [history], temperature=model.temperature)
     scores[history] = -np.inf
     best = np.argsort(-scores, kind="stable")[:count]
-    return [Recommendation(int(item), float(scores[item])) for item in best if np.isfinite(scores[item])]
+    return [
+        Recommendation(int(item), float(scores[item]), float(probability[item]))
+        for item in best
+        if np.isfinite(scores[item])
+    ]

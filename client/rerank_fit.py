@@ -53,7 +53,8 @@ class RerankFit:
     def run(self, steps: int, batch_users: int) -> bool:
         """AdamW steps over random users; the re-ranker is kept if it ranks held-out users' newest items better.
 
-        A fifth of the users is held out; the best weights at any look count.
+        A fifth of the users is held out. The weights of the best look are kept if their users' reciprocal ranks rise by more
+        than the standard error of that rise: the best of several looks rises a little by chance alone.
 
         Returns:
             Whether it was kept.
@@ -65,7 +66,8 @@ class RerankFit:
         reranker = self._model.untrained_reranker()
         batch = self._prepared(training)
         optimizer = torch.optim.AdamW(reranker.parameters(), lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
-        best, kept = self._reciprocal_rank(None, held_out), None
+        without = self._reciprocal_ranks(None, held_out)
+        best, kept = 0.0, None
         for step in range(1, steps + 1):
             picked = torch.from_numpy(
                 self._randomness.integers(len(training), min(batch_users, len(training)))
@@ -75,9 +77,9 @@ class RerankFit:
             loss_B.mean().backward()
             optimizer.step()
             if step % _LOOK_EVERY == 0 or step == steps:
-                reached = self._reciprocal_rank(reranker, held_out)
-                if reached > best:
-                    best, kept = reached, copy.deepcopy(reranker)
+                rise = self._reciprocal_ranks(reranker, held_out) - without
+                if rise.mean() > max(best, rise.std() / np.sqrt(len(rise))):
+                    best, kept = float(rise.mean()), copy.deepcopy(reranker)
         self._model.reranker = kept
         return kept is not None
 
@@ -96,12 +98,12 @@ class RerankFit:
             parts.append((users_BD, tower_ND[item_BC], score_BC, is_target_BC))
         return tuple(torch.cat(part) for part in zip(*parts, strict=True))
 
-    def _reciprocal_rank(self, reranker: NeuMF | None, users: NDArray[np.int64]) -> float:
+    def _reciprocal_ranks(self, reranker: NeuMF | None, users: NDArray[np.int64]) -> NDArray[np.float64]:
         before, newest = self._split(users)
         self._model.reranker = reranker
         scores = self._model.scores(before, self._scorer).numpy()
         self._model.reranker = None
-        return float(reciprocal_rank(target_ranks(scores, newest, before)).mean())
+        return reciprocal_rank(target_ranks(scores, newest, before))
 
     def _split(self, users: NDArray[np.int64]) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
         before = [self._histories[u][:-1] for u in users]

@@ -63,6 +63,10 @@ def detail_facts(sums: DetailSums, layout: DetailLayout, settings: Mapping[str, 
     ]
     shown = [i for i in range(layout.n_groups) if i not in hidden]
     facts[f"recall_gap@{_GAP_AT}"] = _gap(sums, layout, shown)
+    facts["calibration"] = {
+        f"ece@{LIST_LENGTH}": _estimate(sums.calibration.expected_calibration_error(everybody.users)),
+        "overconfidence": _estimate(sums.calibration.overconfidence(everybody.users)),
+    }
     return facts | _exposure(sums, layout, everybody.users)
 
 

@@ -24,6 +24,7 @@ _DETAIL_COLUMNS = {
     "novelty": "novelty",
     "new_to_user": "new to user",
     "diversity": "diversity",
+    "log_loss": "log-loss",
 }
 
 KIND_NOTES = {
@@ -114,7 +115,7 @@ def groups(report: Report) -> Table | None:
         for group in [*(detail.get("groups") or []), {"events": "all", **(detail.get("all") or detail)}]
     ]
     header = ("training events", "users", "Recall@10", "95 % interval", *_DETAIL_COLUMNS.values(), "")
-    note = f"{detail.get('identities', '')}; novelty in bits, diversity by {detail.get('diversity_by', '?')}."
+    note = f"{detail.get('identities', '')}; novelty in bits, log-loss in nats, diversity by {detail.get('diversity_by', '?')}."
     return Table("Quality by activity", header, rows, note, frozenset({0, len(header) - 1}))
 
 
@@ -133,7 +134,7 @@ def _group_row(name: str, group: Report) -> tuple[str, ...]:
 
 
 def exposure(report: Report) -> Table | None:
-    """Coverage, concentration and the gap between groups."""
+    """Coverage, concentration, the gap between groups, and calibration."""
     detail: Report = report.get("detail") or {}
     cover, gini, gap = (detail.get(key) or {} for key in ("coverage@10", "gini@10", "recall_gap@10"))
     rows: list[tuple[str, ...]] = []
@@ -146,7 +147,24 @@ def exposure(report: Report) -> Table | None:
     if gap:
         between = gap.get("suppressed") or f"group {gap['largest']} less group {gap['smallest']}"
         rows.append(("Recall@10 gap", number(gap.get("value")), interval(gap), str(between)))
-    return Table("Exposure and gaps", ("", "value", "range", ""), rows, text_columns=frozenset({0, 3}))
+    calibration: Report = detail.get("calibration") or {}
+    ece, over = (calibration.get(key) or {} for key in ("ece@10", "overconfidence"))
+    if ece:
+        rows.append(
+            (
+                "ECE@10",
+                number(ece["value"]),
+                interval(ece),
+                "of how likely the top 10 holds the item; 0 is right",
+            )
+        )
+    if over:
+        rows.append(
+            ("overconfidence", number(over["value"]), interval(over), "mean confidence less Recall@10")
+        )
+    return Table(
+        "Exposure, gaps and calibration", ("", "value", "range", ""), rows, text_columns=frozenset({0, 3})
+    )
 
 
 def budget(report: Report) -> Table | None:

@@ -209,7 +209,7 @@ class SharesSection(_Section):
     gradients: Share = 0.07
     fit: Share = 0.05
     metrics: Share = 0.10
-    metrics_detail: Share = 0.04
+    metrics_detail: Share = 0.045
 
 
 class FederationSection(_Section):

@@ -1,4 +1,4 @@
-"""Are probabilities what they say? Log-loss, and the expected calibration error.
+"""Are probabilities what they say? Log-loss, the expected calibration error, and a temperature that mends both.
 
 Probabilities are the softmax of a user's scores over the catalogue: what a recommender trained with a softmax
 claims about the next item.
@@ -6,12 +6,22 @@ claims about the next item.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recsys_models.errors import DataError
+
+HOTTEST = 20.0
+"""Temperatures lie between its inverse and this."""
+
+_FEWEST_USERS = 10
+_MOST_NUMBERS = 20_000_000
+_SEARCH_STEPS = 40
+_GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 
 
 def log_loss(scores: NDArray[np.floating], targets: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -43,6 +53,85 @@ def top_confidences(
     log_probability = _log_softmax(scores, targets)
     first = np.argmax(log_probability, axis=1)
     return np.exp(log_probability[np.arange(targets.size), first]), first == targets
+
+
+def next_item_probabilities(
+    scores: NDArray[np.floating], seen: Sequence[NDArray[np.int64]], *, temperature: float = 1.0
+) -> NDArray[np.float64]:
+    """Probability of each item to be the next new one: ``softmax(scores / temperature)`` over what a user has not seen.
+
+    Args:
+        scores: [B, n_items], finite.
+        seen: items of each user's history; they get 0.
+        temperature: positive; above 1 evens out, below 1 sharpens.
+
+    Returns:
+        [B, n_items], rows that add up to 1; zeros for a user who has seen every item.
+
+    Raises:
+        DataError: for a temperature or scores that are not such.
+    """
+    if not 0.0 < temperature < math.inf:
+        raise DataError(f"temperature must be positive and finite, got {temperature!r}")
+    if scores.ndim != 2 or len(seen) != len(scores) or not bool(np.isfinite(scores).all()):
+        raise DataError(
+            f"need finite scores [B, n_items] and B histories, got {scores.shape} and {len(seen)}"
+        )
+    unseen = unseen_scores(scores, seen)
+    highest = unseen.max(axis=1, keepdims=True, initial=-np.inf)
+    weights = np.exp((unseen - np.where(np.isfinite(highest), highest, 0.0)) / temperature)
+    return weights / np.maximum(weights.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
+
+
+def unseen_scores(scores: NDArray[np.floating], seen: Sequence[NDArray[np.int64]]) -> NDArray[np.float64]:
+    """The scores [B, n_items] with minus infinity at what each user has seen."""
+    unseen = scores.astype(np.float64)
+    rows = np.repeat(np.arange(len(seen)), [len(items) for items in seen])
+    unseen[rows, np.concatenate([np.zeros(0, np.int64), *seen]).astype(np.int64)] = -np.inf
+    return unseen
+
+
+def calibration_users(n_users: int, n_items: int) -> NDArray[np.int64]:
+    """Evenly spaced users to fit a temperature on, as many as their scores may take memory."""
+    count = min(n_users, max(_FEWEST_USERS, _MOST_NUMBERS // n_items))
+    return (
+        np.unique(np.linspace(0, n_users - 1, count).astype(np.int64)) if n_users else np.zeros(0, np.int64)
+    )
+
+
+def fit_temperature(unseen: NDArray[np.floating], targets: NDArray[np.int64]) -> float:
+    """The temperature of least log-loss (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2).
+
+    The log-loss is convex in the inverse temperature, so a golden-section search over its logarithm finds it.
+
+    Args:
+        unseen: [B, n_items]; minus infinity excludes an item.
+        targets: [B], what came next; users whose target is excluded do not count.
+
+    Returns:
+        In [1 / 20, 20]; 1 where fewer than 10 users count.
+    """
+    users = np.flatnonzero(unseen[np.arange(len(targets)), targets] > -np.inf)
+    if users.size < _FEWEST_USERS:
+        return 1.0
+    shifted = unseen[users] - unseen[users].max(axis=1, keepdims=True)
+    target = shifted[np.arange(users.size), targets[users]]
+
+    def loss(log_inverse: float) -> float:
+        inverse = math.exp(log_inverse)
+        normaliser = np.log(np.exp(inverse * shifted).sum(axis=1))
+        return float((normaliser - inverse * target).mean())
+
+    low, high = -math.log(HOTTEST), math.log(HOTTEST)
+    for _ in range(_SEARCH_STEPS):
+        left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
+        low, high = (low, right) if loss(left) <= loss(right) else (left, high)
+    return math.exp(-(low + high) / 2.0)
+
+
+def log_loss_cap(n_items: int) -> float:
+    """What a user's log-loss is cut at where it must be bounded, in nats: 16 times rarer than a uniform guess."""
+    return math.log(n_items) + math.log(16.0)
 
 
 @dataclass(frozen=True)

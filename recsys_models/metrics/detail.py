@@ -16,8 +16,11 @@ and what holds at K is the sum of the bins up to it. So five depths cost one use
 (squared norm 1.87 where cumulative sums of the same things would need 18), while a figure at K carries the noise of at
 most five cells. In the first bin gain, reciprocal rank and their squares are all 1: they are the hit.
 
-Layout: for each group ``[users, hit x 5, gain x 4, gain^2 x 4, 1/rank x 5, 1/rank^2 x 5, (c, c^2) x 3 properties]``, then one
-cell for each item (or hash bucket) of the catalogue, with 1/4 for each one in the user's top 10.
+Layout: for each group ``[users, hit x 5, gain x 4, gain^2 x 4, 1/rank x 5, 1/rank^2 x 5, (c, c^2) x 4 properties]``, then one
+cell for each item (or hash bucket) of the catalogue, with 1/4 for each one in the user's top 10, then for ten bins of
+confidence ``[users / 4, (hit - confidence) / 2]``. Confidence is the probability that the top 10 was said to hold the next
+item; a bin's second cells add up to what its predictions were off by, so the expected calibration error is a sum over ten
+cells (``recsys_models.metrics.detail_reading``).
 
 With several relevant items a user the hit cells would hold recall gained per bin (L1 norm at most 1) and keep their
 bound, but NDCG@K would no longer be a sum over bins (its ideal changes with K); that release would need another layout.
@@ -39,10 +42,13 @@ from recsys_models.metrics.sums import MetricRows
 
 KS = (1, 5, 10, 20, 50)
 LIST_LENGTH = 10
-PROPERTIES = ("novelty", "new_to_user", "diversity")
+PROPERTIES = ("novelty", "new_to_user", "diversity", "log_loss")
 MAX_EXPOSURE_CELLS = 4096
 EXPOSURE_WEIGHT = 0.25
 MAX_GROUPS = 16
+CALIBRATION_BINS = 10
+COUNT_WEIGHT = 0.25
+RESIDUAL_WEIGHT = 0.5
 
 _HITS = len(KS)
 _PARTS = {"hit": _HITS, "gain": _HITS - 1, "gain2": _HITS - 1, "rr": _HITS, "rr2": _HITS}
@@ -107,6 +113,11 @@ class DetailLayout:
     @property
     def length(self) -> int:
         """Cells of the whole vector."""
+        return self.calibration_start + 2 * CALIBRATION_BINS
+
+    @property
+    def calibration_start(self) -> int:
+        """First of the cells of confidence bins, behind the exposure."""
         return self.n_groups * self.group_cells + self.exposure_cells
 
     @cached_property
@@ -118,8 +129,8 @@ class DetailLayout:
     def l2_bound(self) -> float:
         """Largest L2 norm of one user's row, rounded up to a sixteenth; nobody is ever clipped to it.
 
-        Proof. A user's entries lie in her group and in the exposure cells; all are multiples of ``unit``, so squares are
-        whole numbers of ``unit^2`` and the sum below is exact.
+        Proof. A user's entries lie in her group, in the exposure cells and in one bin of confidence; all are multiples of
+        ``unit``, so squares are whole numbers of ``unit^2`` and the sum below is exact.
 
         1. users: 1.
         2. rank: the cells depend on the rank alone. Ranks 1 to 50 and 51 are tried one by one; beyond 51 both entries
@@ -127,14 +138,16 @@ class DetailLayout:
         3. each property p in [0, 1] enters as c = p - 1/2 and c^2: at most 1/4 + 1/16. Rounding to nearest keeps this,
            since 1/2 and 1/4 are on the grid.
         4. exposure: at most 10 different cells of 1/4, however items collide in buckets: 10/16.
+        5. confidence q in [0, 1] and outcome y in {0, 1}: she is in one bin, with 1/4 and (y - q) / 2 there, at most
+           1/16 + 1/4. Rounding to nearest keeps this, since 1/2 is on the grid.
 
-        Together at most 4.44, so 2.125. A sixteenth, because the bound then is a whole number of steps on every grid down
-        to that coarseness, and truncation to a coarser grid only shortens a row.
+        Together at most 1 + 1.87 + 4 * 5/16 + 10/16 + 5/16 = 5.06, so 2.25. A sixteenth, because the bound then is a whole
+        number of steps on every grid down to that coarseness, and truncation to a coarser grid only shortens a row.
         """
         per_rank = _rank_entries(np.arange(1, KS[-1] + 2), self.unit) / self.unit
         rank = int((per_rank**2).sum(axis=1).max())
         one = round(1.0 / self.unit)
-        sixteenths = 16 * (one**2 + rank) + len(PROPERTIES) * 5 * one**2 + LIST_LENGTH * one**2
+        sixteenths = 16 * (one**2 + rank) + len(PROPERTIES) * 5 * one**2 + LIST_LENGTH * one**2 + 5 * one**2
         norm = math.sqrt(sixteenths) / 4.0 * self.unit
         return math.ceil(norm / _CLIP_STEP) * _CLIP_STEP
 
@@ -151,23 +164,29 @@ class UserDetail:
         events: int64 [users], training events.
         ranks: int64 [users], rank of the target over the whole catalogue, 1 is best.
         lists: int64 [users, 10], the recommended items, -1 where there were fewer.
-        properties: float64 [users, 3] in [0, 1], in the order of ``PROPERTIES``.
+        properties: float64 [users, 4] in [0, 1], in the order of ``PROPERTIES``.
+        confidences: float64 [users] in [0, 1], the probability that the list was said to hold the target.
     """
 
     events: NDArray[np.int64]
     ranks: NDArray[np.int64]
     lists: NDArray[np.int64]
     properties: NDArray[np.float64]
+    confidences: NDArray[np.float64]
 
     def __post_init__(self) -> None:
         users = len(self.ranks)
-        shapes = (self.events.shape, self.lists.shape, self.properties.shape)
-        if shapes != ((users,), (users, LIST_LENGTH), (users, len(PROPERTIES))):
-            raise DataError(f"events, lists and properties have shapes {shapes} for {users} ranks")
+        shapes = (self.events.shape, self.confidences.shape, self.lists.shape, self.properties.shape)
+        if shapes != ((users,), (users,), (users, LIST_LENGTH), (users, len(PROPERTIES))):
+            raise DataError(
+                f"events, confidences, lists and properties have shapes {shapes} for {users} ranks"
+            )
         if users and not (self.ranks.min() >= 1 and self.events.min() >= 0):
             raise DataError("ranks start at 1 and numbers of events at 0")
         if not bool(np.all((self.properties >= 0.0) & (self.properties <= 1.0))):
             raise DataError("list properties must lie in [0, 1]")
+        if not bool(np.all((self.confidences >= 0.0) & (self.confidences <= 1.0))):
+            raise DataError("confidences must lie in [0, 1]")
 
 
 def user_detail_rows(detail: UserDetail, layout: DetailLayout) -> MetricRows:
@@ -187,13 +206,25 @@ def user_detail_rows(detail: UserDetail, layout: DetailLayout) -> MetricRows:
         _on_grid(pairs, layout.unit),
     ]
     shown = _distinct(np.where(lists >= 0, layout.cell_of_item[lists], -1))
-    values = np.concatenate([*own, np.where(shown >= 0, EXPOSURE_WEIGHT, 0.0)], axis=1)
+    bins, residuals = _calibration_entries(detail, layout)
+    values = np.concatenate([*own, np.where(shown >= 0, EXPOSURE_WEIGHT, 0.0), residuals], axis=1)
     first = layout.group_of(detail.events)[:, None] * layout.group_cells
     exposure_start = layout.n_groups * layout.group_cells
-    cells = np.concatenate([first + np.arange(layout.group_cells), exposure_start + shown], axis=1)
+    cells = np.concatenate([first + np.arange(layout.group_cells), exposure_start + shown, bins], axis=1)
     rows, columns = np.nonzero(values)
     offsets = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(lists)))]).astype(np.int64)
     return MetricRows(cells[rows, columns], values[rows, columns], offsets, layout.length)
+
+
+def _calibration_entries(
+    detail: UserDetail, layout: DetailLayout
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Each user's two cells, and what she adds to them: a count, and by how much her confidence fell short."""
+    bins = np.minimum((detail.confidences * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
+    cells = layout.calibration_start + 2 * bins[:, None] + np.arange(2)
+    residuals = (detail.ranks <= LIST_LENGTH) - detail.confidences
+    counts = np.full(len(bins), COUNT_WEIGHT)
+    return cells, np.stack([counts, _on_grid(RESIDUAL_WEIGHT * residuals, layout.unit)], axis=1)
 
 
 def part_of(cells: NDArray[np.float64], part: str) -> NDArray[np.float64]:

@@ -15,10 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys_models.errors import DataError
+from recsys_models.metrics.calibration import log_loss_cap
 from recsys_models.metrics.detail import (
+    COUNT_WEIGHT,
     EXPOSURE_WEIGHT,
     KS,
     PROPERTIES,
+    RESIDUAL_WEIGHT,
     DetailLayout,
     part_of,
     property_of,
@@ -64,7 +67,7 @@ class GroupSums:
     def estimates(self) -> dict[str, Estimate]:
         """Means over the users: ``recall@K`` (which is hit rate@K), ``ndcg@K``, ``mrr``, ``map@10`` and list properties.
 
-        Novelty is in bits, the others lie in [0, 1].
+        Novelty is in bits, log-loss in nats, the others lie in [0, 1].
         """
         found = {f"recall@{k}": self.recall(k) for k in KS}
         found |= {f"ndcg@{k}": self._mean("gain", "gain2", _bins(k)) for k in KS}
@@ -116,8 +119,46 @@ class GroupSums:
             total_of_squares=squares + centred + n / 4.0,
             noise_variance=self.noise_variance * (1.0 + mean**2),
         )
-        scale = novelty_cap(self.n_items) if name == "novelty" else 1.0
+        scale = {"novelty": novelty_cap, "log_loss": log_loss_cap}.get(name, lambda _: 1.0)(self.n_items)
         return Estimate(estimate.value * scale, estimate.low * scale, estimate.high * scale)
+
+
+@dataclass(frozen=True)
+class CalibrationSums:
+    """Confidence against outcome, by bins of confidence.
+
+    Attributes:
+        users: [bins], how many users' confidence lay in each.
+        shortfall: [bins], sums of outcome less confidence.
+        noise_sd: of the noise in each entry of ``shortfall``.
+    """
+
+    users: NDArray[np.float64] = field(repr=False)
+    shortfall: NDArray[np.float64] = field(repr=False)
+    noise_sd: float
+
+    def expected_calibration_error(self, users: float) -> Estimate:
+        """Mean over users of how far their bin's hit rate is from its mean confidence (Guo et al., ICML 2017, equation 3).
+
+        The released sums' own figure; noise adds to it, so it is rather too large. The interval covers the noise and not
+        who happens to be a user: each of the ten cells moves the figure by at most its noise, and the sum of ten such has
+        mean ``10 sd sqrt(2 / pi)`` and variance ``10 sd^2 (1 - 2 / pi)``.
+
+        Args:
+            users: everybody who was evaluated.
+        """
+        n, bins = max(users, 1.0), len(self.shortfall)
+        value = float(np.abs(self.shortfall).sum()) / n
+        spread = Z_95 * math.sqrt(bins * (1.0 - 2.0 / math.pi))
+        reach = self.noise_sd * (bins * math.sqrt(2.0 / math.pi) + spread) / n
+        return Estimate(min(1.0, value), min(1.0, max(0.0, value - reach)), min(1.0, value + reach))
+
+    def overconfidence(self, users: float) -> Estimate:
+        """Mean confidence less hit rate; negative for predictions that are too careful."""
+        n = max(users, 1.0)
+        value = -float(self.shortfall.sum()) / n
+        reach = Z_95 * self.noise_sd * math.sqrt(len(self.shortfall)) / n
+        return Estimate(value, value - reach, value + reach)
 
 
 @dataclass(frozen=True)
@@ -128,11 +169,13 @@ class DetailSums:
         groups: sums of each activity group.
         exposure: for each exposure cell the number of lists that showed it.
         exposure_noise_sd: standard deviation of the noise in each of these numbers.
+        calibration: confidence against outcome, of all groups together.
     """
 
     groups: tuple[GroupSums, ...]
     exposure: NDArray[np.float64] = field(repr=False)
     exposure_noise_sd: float
+    calibration: CalibrationSums
 
 
 def read_detail(total: NDArray[np.float64], layout: DetailLayout, *, noise_sd: float = 0.0) -> DetailSums:
@@ -152,8 +195,13 @@ def read_detail(total: NDArray[np.float64], layout: DetailLayout, *, noise_sd: f
     groups = total[:end].reshape(layout.n_groups, layout.group_cells)
     return DetailSums(
         tuple(GroupSums(cells, noise_sd**2, layout.n_items) for cells in groups),
-        total[end:] / EXPOSURE_WEIGHT,
+        total[end : layout.calibration_start] / EXPOSURE_WEIGHT,
         noise_sd / EXPOSURE_WEIGHT,
+        CalibrationSums(
+            total[layout.calibration_start :: 2] / COUNT_WEIGHT,
+            total[layout.calibration_start + 1 :: 2] / RESIDUAL_WEIGHT,
+            noise_sd / RESIDUAL_WEIGHT,
+        ),
     )
 
 

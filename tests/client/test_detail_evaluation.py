@@ -15,6 +15,7 @@ from client.public_state import PublicState
 from client.recommend import recommend
 from privacy.errors import InputError, PolicyRefusal
 from privacy.wire import federation as wire
+from recsys_models.metrics.calibration import log_loss_cap
 from recsys_models.metrics.lists import item_bits, novelty_cap
 from simulations.synthetic import synthetic_log
 from tests.privacy.accounting.test_plan import plan
@@ -47,7 +48,11 @@ def test_it_measures_the_lists_that_users_get() -> None:
         shown = [r.item for r in recommend(model, public, history)]
         assert [i for i in detail.lists[row] if i >= 0] == shown
         assert detail.events[row] == len(log.training[user])
-        novelty, new, _ = detail.properties[row]
+        novelty, new, _, loss = detail.properties[row]
+        given = {r.item: r.probability for r in recommend(model, public, history, count=N_ITEMS)}
+        assert detail.confidences[row] == pytest.approx(sum(given[item] for item in shown))
+        surprise = -np.log(given.get(int(log.targets("test")[user]), 0.0) or 1e-300)
+        assert loss * log_loss_cap(N_ITEMS) == pytest.approx(min(surprise, log_loss_cap(N_ITEMS)))
         assert novelty * novelty_cap(N_ITEMS) == pytest.approx(bits[shown].mean())
         assert not set(shown) & set(history.tolist())
         assert (new < 1.0) == bool(len(set(shown) ^ set(_unfiltered(model, public, history))))

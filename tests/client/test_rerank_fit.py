@@ -66,7 +66,7 @@ def test_it_learns_what_the_blend_cannot_and_is_saved_with_it(tmp_path: Path) ->
 
 
 def test_it_is_not_kept_where_it_does_not_raise_the_reciprocal_rank(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(RerankFit, "_reciprocal_rank", lambda *_: 0.25)
+    monkeypatch.setattr(RerankFit, "_reciprocal_ranks", lambda *_: np.full(24, 0.25))
     model, kept = fitted(learnable(), steps=20)
     assert not kept and model.reranker is None
 

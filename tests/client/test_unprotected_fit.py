@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from client import handlers
 from client.handlers import ClientHandlers
 from privacy.bounded import BoundedSum
 from privacy.mechanisms.discrete_gaussian import add_noise
@@ -73,3 +74,25 @@ def test_gradient_rounds_noise_the_encoder_whatever_the_fit_does(
     monkeypatch.setattr("client.gradients.add_noise", noting)
     simulate(parse_scenario(DOCUMENT, source="test"), tmp_path, Unwatched())
     assert noised == ["gradients/encoder"] * (3 * 2)
+
+
+@pytest.mark.parametrize("protects", [True, False])
+def test_a_temperature_is_fitted_only_where_the_encoder_is_without_noise(
+    protects: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A temperature of all users moves each one's row of the metrics: fitted without noise, it must not come before them."""
+    order: list[str] = []
+
+    def noted(name: str, act: Any) -> Any:
+        return lambda *args, **options: (order.append(name), act(*args, **options))[1]
+
+    for name in ("calibrate", "user_detail", "rank_targets"):
+        monkeypatch.setattr(handlers, name, noted(name, getattr(handlers, name)))
+    changes = {"privacy": {"protect_within_client": protects}, "evaluation": {"detail": "on"}}
+    simulate(parse_scenario(DOCUMENT | changes, source="test"), tmp_path, Unwatched())
+    assert ("calibrate" in order) is not protects
+    assert "user_detail" in order
+    if not protects:
+        assert min(i for i, name in enumerate(order) if name == "calibrate") > max(
+            i for i, name in enumerate(order) if name != "calibrate"
+        )

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from client.detail_evaluation import user_detail
+from recsys_models.metrics.calibration import log_loss_cap
 from recsys_models.metrics.detail import KS
 from recsys_models.metrics.lists import gini, novelty_cap
 from server.federation import Unwatched
@@ -66,8 +67,9 @@ def _compare(found: dict[str, Any], ranks: np.ndarray, properties: np.ndarray) -
     plain = {f"recall@{k}": float(np.mean(ranks <= k)) for k in KS}
     plain |= {f"ndcg@{k}": float(np.mean((ranks <= k) / np.log2(ranks + 1))) for k in KS}
     plain |= {"mrr": float(np.mean(1 / ranks)), "map@10": float(np.mean((ranks <= 10) / ranks))}
-    novelty, new, diversity = properties.mean(axis=0)
+    novelty, new, diversity, loss = properties.mean(axis=0)
     plain |= {"novelty": novelty * novelty_cap(40), "new_to_user": new, "diversity": diversity}
+    plain["log_loss"] = loss * log_loss_cap(40)
     assert {name: e["value"] for name, e in found["metrics"].items()} == pytest.approx(plain, abs=1e-6)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from privacy.errors import InputError
 from recsys_models.metrics.detail import LIST_LENGTH, DetailLayout
-from recsys_models.metrics.detail_reading import DetailSums, GroupSums, read_detail
+from recsys_models.metrics.detail_reading import CalibrationSums, DetailSums, GroupSums, read_detail
 from server.detail import detail_facts, suppressed_groups
 from server.plan import _releases, detail_from_users, make_plan
 from server.report import render_markdown, report_json
@@ -26,7 +26,10 @@ def sums_of(users: list[float], noise_sd: float = 0.0, exposure: np.ndarray | No
     cells[:, 0] = users
     cells[:, 1] = np.array(users) / 4
     shown = np.zeros(60) if exposure is None else exposure
-    return DetailSums(tuple(GroupSums(each, noise_sd**2, 60) for each in cells), shown, noise_sd * 4)
+    calibration = CalibrationSums(np.full(10, sum(users) / 10), np.linspace(-9.0, 9.0, 10), noise_sd * 2)
+    return DetailSums(
+        tuple(GroupSums(each, noise_sd**2, 60) for each in cells), shown, noise_sd * 4, calibration
+    )
 
 
 def hidden_of(users: list[float], noise_sd: float = 0.0) -> dict[int, str]:
@@ -67,7 +70,7 @@ def test_too_few_users_altogether_leave_a_reason_alone() -> None:
     assert facts["suppressed"] == "fewer than 20 users"
     assert not {"all", "groups", "coverage@10", "gini@10"} & set(facts)
     (table,) = [t for t in all_tables({"detail": facts}) if t.title != "This run"]
-    assert table.rows == [("all", "–", "–", "", *["–"] * 7, "fewer than 20 users")]
+    assert table.rows == [("all", "–", "–", "", *["–"] * 8, "fewer than 20 users")]
     one_group = detail_facts(sums_of([3, 3, 3, 3, 300]), LAYOUT, SETTINGS)
     assert one_group["recall_gap@10"] == {"suppressed": "0 group(s) shown; a gap needs two"}
 
@@ -151,7 +154,7 @@ def test_the_figure_of_5000_follows_from_the_formula() -> None:
     n, p = 5000 / layout.n_groups, 0.15
     noise, sampling = 3**0.5 * z * layout.l2_bound / n, (p * (1 - p) / n) ** 0.5
     assert noise / sampling == pytest.approx(1.0, abs=0.1)
-    others = sum(release.share for release in _releases(scenario, 2000))
+    others = sum(release.share for release in _releases(scenario, 2000, 1000, popularity_is_known=False))
     assert detail_from_users(scenario, others) == 5000.0
     assert 150_000 < detail_from_users(override(scenario, {"privacy.epsilon": 1.0}), others) < 250_000
 
@@ -172,3 +175,12 @@ def test_unusable_groups_are_refused_in_one_line(bounds: list[int]) -> None:
     with pytest.raises(InputError, match=r"evaluation\.group_bounds") as refusal:
         override(Scenario(), {"evaluation.group_bounds": bounds})
     assert "\n" not in str(refusal.value)
+
+
+def test_calibration_is_told_with_the_margin_of_its_noise() -> None:
+    exact = detail_facts(sums_of([200.0] * 5), LAYOUT, SETTINGS)["calibration"]
+    assert exact["ece@10"]["value"] == pytest.approx(50.0 / 1000)
+    assert exact["ece@10"]["low"] == exact["ece@10"]["high"] == exact["ece@10"]["value"]
+    assert exact["overconfidence"]["value"] == pytest.approx(0.0)
+    noisy = detail_facts(sums_of([200.0] * 5, noise_sd=3.0), LAYOUT, SETTINGS)["calibration"]["ece@10"]
+    assert noisy["low"] < noisy["value"] < noisy["high"]

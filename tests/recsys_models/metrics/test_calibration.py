@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from recsys_models.errors import DataError
-from recsys_models.metrics.calibration import log_loss, reliability, top_confidences
+from recsys_models.metrics.calibration import (
+    HOTTEST,
+    calibration_users,
+    fit_temperature,
+    log_loss,
+    next_item_probabilities,
+    reliability,
+    top_confidences,
+)
 
 
 def test_log_loss_by_hand() -> None:
@@ -81,3 +89,40 @@ def test_refuses_what_does_not_fit() -> None:
         log_loss(np.full((1, 3), -np.inf), np.array([0]))
     with pytest.raises(DataError, match="scores must be"):
         log_loss(np.zeros(3), np.array([0]))
+
+
+def test_probabilities_of_the_next_new_item() -> None:
+    scores = np.array([[3.0, 1.0, 1.0, 0.0], [9.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
+    seen = [np.array([0]), np.array([], dtype=np.int64), np.arange(4)]
+    found = next_item_probabilities(scores, seen, temperature=2.0)
+    weights = np.exp(np.array([0.5, 0.5, 0.0]))
+    assert found[0] == pytest.approx([0.0, *(weights / weights.sum())])
+    assert found[1].sum() == pytest.approx(1.0)
+    assert found[2].tolist() == [0.0] * 4  # nothing is new to her
+    for temperature in (0.0, -1.0, np.nan, np.inf):
+        with pytest.raises(DataError, match="temperature"):
+            next_item_probabilities(scores, seen, temperature=temperature)
+
+
+@pytest.mark.parametrize("true", [0.3, 1.0, 4.0])
+def test_the_temperature_that_made_the_outcomes_is_found_again(true: float) -> None:
+    random = np.random.default_rng(1)
+    scores = random.normal(size=(4000, 20)) * 3.0
+    scores[:, 0] = -np.inf
+    probability = next_item_probabilities(
+        np.where(np.isfinite(scores), scores, 0.0), [np.array([0])] * 4000, temperature=true
+    )
+    targets = np.array([random.choice(20, p=row) for row in probability])
+    found = fit_temperature(scores, targets)
+    assert found == pytest.approx(true, rel=0.1)
+    losses = [log_loss(scores / t, targets).mean() for t in (found * 0.8, found, found * 1.25)]
+    assert losses[1] == min(losses)
+
+
+def test_no_temperature_is_fitted_on_few_users_or_on_what_is_impossible() -> None:
+    scores = np.random.default_rng(0).normal(size=(30, 5))
+    scores[9:, 2] = -np.inf
+    assert fit_temperature(scores, np.full(30, 2)) == 1.0
+    assert 1 / HOTTEST <= fit_temperature(-scores[:, :2] * 1e6, np.zeros(30, np.int64)) <= HOTTEST
+    assert calibration_users(3, 100).tolist() == [0, 1, 2]
+    assert len(calibration_users(10**6, 10**5)) == 200

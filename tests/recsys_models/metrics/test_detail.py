@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from numpy.typing import NDArray
 
 from privacy.bounded import UserContributions, clip_and_sum
 from recsys_models.errors import DataError
+from recsys_models.metrics.calibration import reliability
 from recsys_models.metrics.detail import (
+    CALIBRATION_BINS,
     KS,
     LIST_LENGTH,
     MAX_EXPOSURE_CELLS,
@@ -36,6 +39,7 @@ def made_up(users: int, n_items: int, seed: int = 0) -> UserDetail:
         ranks=np.maximum(1, (200 * generator.random(users) ** 2).astype(np.int64)),
         lists=lists,
         properties=generator.random((users, len(PROPERTIES))),
+        confidences=generator.random(users) ** 2,
     )
 
 
@@ -57,10 +61,11 @@ def plain_means(detail: UserDetail, users: NDArray[np.int64], n_items: int) -> d
         found.setdefault("mrr", []).append(1.0 / rank)
         precisions = [float(rank <= i) / i for i in range(1, 11)]
         found.setdefault("map@10", []).append(sum(p for i, p in enumerate(precisions, start=1) if i == rank))
-        novelty, new, diversity = detail.properties[user]
+        novelty, new, diversity, log_loss = detail.properties[user]
         found.setdefault("novelty", []).append(novelty * novelty_cap(n_items))
         found.setdefault("new_to_user", []).append(new)
         found.setdefault("diversity", []).append(diversity)
+        found.setdefault("log_loss", []).append(log_loss * (math.log(n_items) + math.log(16)))
     return {name: float(np.mean(values)) for name, values in found.items()}
 
 
@@ -114,6 +119,7 @@ def test_no_user_exceeds_the_bound_and_nobody_is_clipped(
         generator.choice([1, 2, 3, 6, 11, 50, 51, 10**9], users),
         generator.integers(-1, n_items, (users, LIST_LENGTH)),
         generator.choice([0.0, 1.0, 0.5, 1e-300], (users, len(PROPERTIES))),
+        generator.choice([0.0, 1.0, 0.1, 0.999999, 1e-300], users),
     )
     for detail in (honest, worst):
         rows = user_detail_rows(detail, layout)
@@ -131,10 +137,47 @@ def test_no_user_exceeds_the_bound_and_nobody_is_clipped(
 def test_the_bound_is_nearly_reached(unit: float) -> None:
     layout = DetailLayout(60, BOUNDS, unit)
     worst = UserDetail(
-        np.array([5]), np.array([2]), np.arange(LIST_LENGTH)[None, :], np.array([[0.0, 1.0, 1.0]])
+        np.array([5]),
+        np.array([2]),
+        np.arange(LIST_LENGTH)[None, :],
+        np.array([[0.0, 1.0, 1.0, 0.0]]),
+        np.zeros(1),
     )
     norm = float(np.linalg.norm(user_detail_rows(worst, layout).values))
-    assert layout.l2_bound - 1.0 / 16.0 < norm <= layout.l2_bound == 2.125
+    assert layout.l2_bound - 1.0 / 16.0 < norm <= layout.l2_bound == 2.25
+    # Part by part, as the bound's docstring adds it up: users, rank, properties, exposure, confidence.
+    gain, reciprocal = 1.0 / math.log2(3.0), 0.5
+    rank = 1.0 + gain**2 + gain**4 + reciprocal**2 + reciprocal**4
+    parts = 1.0 + rank + 4 * (1 / 4 + 1 / 16) + 10 / 16 + (1 / 16 + 1 / 4)
+    assert norm**2 == pytest.approx(parts, abs=0.01)
+
+
+def test_calibration_is_that_of_the_users_themselves() -> None:
+    detail, layout = made_up(900, 60), DetailLayout(60, BOUNDS, FINE)
+    sums = read_detail(total_of(detail, layout), layout).calibration
+    hits = detail.ranks <= LIST_LENGTH
+    plain = reliability(detail.confidences, hits, bins=CALIBRATION_BINS)
+    assert np.array_equal(sums.users, plain.counts)
+    assert np.allclose(sums.shortfall, plain.outcome_sums - plain.probability_sums, atol=1e-4)
+    found = sums.expected_calibration_error(900.0)
+    assert found.value == pytest.approx(plain.expected_calibration_error(), abs=1e-6)
+    assert found.low == found.value == found.high
+    assert sums.overconfidence(900.0).value == pytest.approx(
+        float(np.mean(detail.confidences - hits)), abs=1e-6
+    )
+
+
+def test_noise_is_inside_the_interval_of_the_calibration_error() -> None:
+    detail, layout = made_up(3000, 60), DetailLayout(60, BOUNDS, FINE)
+    exact = total_of(detail, layout)
+    truth = read_detail(exact, layout).calibration.expected_calibration_error(3000.0).value
+    generator = np.random.default_rng(0)
+    inside = 0
+    for _ in range(300):
+        noisy = read_detail(exact + generator.normal(0.0, 9.0, exact.size), layout, noise_sd=9.0)
+        found = noisy.calibration.expected_calibration_error(3000.0)
+        inside += found.low <= truth <= found.high
+    assert inside >= 0.95 * 300
 
 
 def test_a_grid_made_coarser_still_clips_nobody() -> None:
@@ -152,7 +195,9 @@ def test_two_items_in_one_bucket_count_once() -> None:
     assert layout.exposure_cells == MAX_EXPOSURE_CELLS
     same = np.flatnonzero(layout.cell_of_item == layout.cell_of_item[0])[:2]
     assert len(same) == 2
-    detail = UserDetail(np.array([1]), np.array([1]), np.resize(same, (1, LIST_LENGTH)), np.full((1, 3), 0.5))
+    detail = UserDetail(
+        np.array([1]), np.array([1]), np.resize(same, (1, LIST_LENGTH)), np.full((1, 4), 0.5), np.ones(1)
+    )
     sums = read_detail(total_of(detail, layout), layout)
     assert sums.exposure.sum() == 1.0
 
@@ -180,8 +225,8 @@ def test_noise_is_inside_the_intervals_about_as_often_as_said() -> None:
 def test_rank_quantiles() -> None:
     layout = DetailLayout(10, (), FINE)
     ranks = np.array([1] * 15 + [4] * 30 + [30] * 40 + [900] * 15)
-    lists, properties = np.tile(np.arange(10), (100, 1)), np.zeros((100, 3))
-    detail = UserDetail(np.ones(100, dtype=np.int64), ranks, lists, properties)
+    lists, properties = np.tile(np.arange(10), (100, 1)), np.zeros((100, 4))
+    detail = UserDetail(np.ones(100, dtype=np.int64), ranks, lists, properties, np.zeros(100))
     (group,) = read_detail(total_of(detail, layout), layout).groups
     assert [group.rank_quantile(q) for q in (0.1, 0.3, 0.5, 0.9)] == [(1, 1), (2, 5), (21, 50), (51, None)]
 
@@ -228,12 +273,17 @@ def test_unusable_users_are_refused() -> None:
     layout = DetailLayout(60, BOUNDS, NOISY)
     for properties in (good.properties * np.nan, good.properties + 1.0, -good.properties - 0.1):
         with pytest.raises(DataError, match=r"\[0, 1\]"):
-            UserDetail(good.events, good.ranks, good.lists, properties)
+            replace(good, properties=properties)
+    for confidences in (good.confidences * np.nan, good.confidences + 1.0, -good.confidences - 0.1):
+        with pytest.raises(DataError, match=r"confidences must lie in \[0, 1\]"):
+            replace(good, confidences=confidences)
     with pytest.raises(DataError, match="ranks start at 1"):
-        UserDetail(good.events, good.ranks * 0, good.lists, good.properties)
+        replace(good, ranks=good.ranks * 0)
     with pytest.raises(DataError, match="shapes"):
-        UserDetail(good.events, good.ranks, good.lists[:, :3], good.properties)
-    outside = UserDetail(good.events, good.ranks, good.lists + 60, good.properties)
+        replace(good, lists=good.lists[:, :3])
+    with pytest.raises(DataError, match="shapes"):
+        replace(good, confidences=good.confidences[:1])
+    outside = replace(good, lists=good.lists + 60)
     with pytest.raises(DataError, match="outside the catalogue"):
         user_detail_rows(outside, layout)
     with pytest.raises(DataError, match="expected"):
