@@ -106,7 +106,13 @@ def test_every_reading_of_the_report_shows_the_detail() -> None:
     assert table is not None
     assert lists is not None
     assert [row[0] for row in table.rows] == ["0-9", "10-19", "20-49", "50-99", "100+", "all"]
-    assert [row[0] for row in lists.rows] == ["coverage@10", "Gini@10", "Recall@10 gap"]
+    assert [row[0] for row in lists.rows] == [
+        "coverage@10",
+        "Gini@10",
+        "Recall@10 gap",
+        "ECE@10",
+        "overconfidence",
+    ]
     for text in (render_markdown(report), render_html(report)):
         assert "Quality by activity" in text
         assert "60 of 60 items" in text
