@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from privacy.bounded import BoundedSum, DisjointSum, l2_bound_on_grid
 from privacy.errors import InputError
 from privacy.rounded_once import RoundedOnceSum
-from privacy.user_gradients.engine import LossFn, encoder_size, per_user_gradients, wrap_encoder
+from privacy.user_gradients.engine import LossFn, encoder_size, note, per_user_gradients, wrap_encoder
 from privacy.user_gradients.ghost import GhostEncoder
 from privacy.user_gradients.ghost_gradients import ghost_gradients
 
@@ -64,8 +64,7 @@ class ClippedSum(Protocol):
             [B] float64 joint norms before clipping; 0 for users whose gradient is not finite. As private as the data.
 
         Raises:
-            InputError: the table has another number of rows, or as the engine.
-            SensitivityViolation: as the engine.
+            InputError: the table has another number of rows, or as the engine. Never for what the users' gradients are.
         """
         ...
 
@@ -110,7 +109,9 @@ class _HooksSum:
 
     def add(self, table: Tensor, item_ids: Tensor, loss_fn: LossFn) -> Tensor:
         _check_rows(table, self._rows)
-        gradients = per_user_gradients(self._encoder, table, item_ids, loss_fn, train_table=self._rows > 0)
+        gradients = per_user_gradients(
+            self._encoder, table, item_ids, loss_fn, train_table=self._rows > 0, report=note
+        )
         self._total.add(
             gradients.clip_and_sum(self._rows, l2_clip_norm=self._l2_clip_norm, unit=self._total.unit)
         )
@@ -130,7 +131,9 @@ class _GhostSum:
         _check_rows(table, self._rows)
         if not item_ids.shape[0]:  # a Poisson batch may be empty
             return torch.zeros(0, dtype=torch.float64)
-        gradients = ghost_gradients(self._encoder, table, item_ids, loss_fn, train_table=self._rows > 0)
+        gradients = ghost_gradients(
+            self._encoder, table, item_ids, loss_fn, train_table=self._rows > 0, report=note
+        )
         factors = gradients.clip_factors(self._total.reach)
         cells, values = gradients.tower_entries(factors)
         self._total.add(gradients.encoder_sum(factors).cpu().numpy(), cells, values, users=item_ids.shape[0])

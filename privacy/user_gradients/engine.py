@@ -17,6 +17,7 @@ parameters act only through modules that Opacus hooks; and ``loss_fn`` gives los
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
@@ -35,6 +36,11 @@ if TYPE_CHECKING:
 # torch notes that hooked modules whose inputs need no gradient report output gradients: that is intended. Set once and not
 # around each pass, because `warnings.catch_warnings` is not safe where several clients train in threads.
 warnings.filterwarnings("ignore", message="Full backward hook is firing")
+
+_LOG = logging.getLogger("fedtower.client")
+
+Report = Callable[[str], None]
+"""What is done about gradients that are not those of the hooked modules: :func:`refuse` or :func:`note`."""
 
 LossFn = Callable[[nn.Module, Tensor], Tensor]
 """``(encoder, vectors [B, R, d]) -> losses [B]``; loss u depends on ``vectors[u]`` and on user u's own data
@@ -82,6 +88,24 @@ def encoder_size(encoder: nn.Module) -> int:
     return sum(parameter.numel() for parameter in trainable(encoder).values())
 
 
+def refuse(finding: str) -> None:
+    """For made-up users: an engine that misses a part of a gradient must not train.
+
+    Raises:
+        SensitivityViolation: always.
+    """
+    raise SensitivityViolation(finding)
+
+
+def note(finding: str) -> None:
+    """For users of a log: what a check of their gradients finds stays here.
+
+    Whether a client answers is visible and carries no noise, so it must not depend on a log. Nothing is lost by going on:
+    what the hooks give a user is hers alone, and is clipped and checked by itself. What they missed is in nobody's sum.
+    """
+    _LOG.warning("per-user gradients: %s; only what the hooks saw is used", finding)
+
+
 def per_user_gradients(
     encoder: GradSampleModule,
     table: Tensor,
@@ -89,6 +113,7 @@ def per_user_gradients(
     loss_fn: LossFn,
     *,
     train_table: bool = True,
+    report: Report = refuse,
 ) -> UserGradients:
     """Each user's gradient of ``loss_fn`` with respect to the encoder's parameters and the item vectors she
     touches.
@@ -100,6 +125,7 @@ def per_user_gradients(
             slot.
         loss_fn: see :data:`LossFn`. Called once with ``table[item_ids]`` (zeros in empty slots).
         train_table: False leaves the tower frozen: encoder gradients only, no rows.
+        report: what is done about gradient that reached a parameter and no user; :func:`note` for users of a log.
 
     Guarantees:
         User u's gradient is that of ``loss_fn(...)[u]``, provided the guard passes for this encoder and loss.
@@ -108,7 +134,7 @@ def per_user_gradients(
 
     Raises:
         InputError: for shapes, ids or modes that do not fit.
-        SensitivityViolation: if a parameter received gradient outside the hooked modules.
+        SensitivityViolation: if a parameter received gradient outside the hooked modules, and ``report`` refuses.
     """
     check_arguments(encoder, table, item_ids)
     parameters = trainable(encoder)
@@ -122,7 +148,7 @@ def per_user_gradients(
     start = 0
     for name, parameter in parameters.items():
         end = start + parameter.numel()
-        encoder_BP[:, start:end] = _per_user(name, parameter, users, whole)
+        encoder_BP[:, start:end] = _per_user(name, parameter, users, whole, report)
         cast("Any", parameter).grad_sample = None  # each is as large as what it was copied to
         start = end
     _clear(encoder)
@@ -205,7 +231,7 @@ def total_norm(parameters: dict[str, nn.Parameter]) -> float:
     )
 
 
-def _per_user(name: str, parameter: nn.Parameter, users: int, whole: float) -> Tensor:
+def _per_user(name: str, parameter: nn.Parameter, users: int, whole: float, report: Report) -> Tensor:
     """Returns the parameter's gradients as [B, numel], after comparing their sum with autograd's total.
 
     A parameter that the loss hardly depends on (a scale before a normalisation) has a gradient of rounding
@@ -215,35 +241,35 @@ def _per_user(name: str, parameter: nn.Parameter, users: int, whole: float) -> T
     total = parameter.grad
     if per_user is None:
         if total is not None and bool((total != 0).any()):
-            raise SensitivityViolation(f"{name} got a gradient, but none by user: {FUNCTIONAL_USE}")
+            report(f"{name} got a gradient, but none by user: {FUNCTIONAL_USE}")
         return torch.zeros(users, parameter.numel(), device=parameter.device)
     if isinstance(per_user, list) or per_user.shape[0] != users:
-        raise SensitivityViolation(f"{name}: hooks did not see exactly one batch of {users} users")
+        # Follows from how the encoder calls its layers: the check before training finds it on made-up users.
+        report(f"{name}: hooks did not see exactly one batch of {users} users")
+        return torch.zeros(users, parameter.numel(), device=parameter.device)
     flat = per_user.detach().reshape(users, -1)
     if total is not None:
         scale = torch.linalg.vector_norm(flat, dim=1).sum() + total.norm()
-        compare_totals(name, flat.sum(dim=0) - total.detach().reshape(-1), float(scale), whole)
+        compare_totals(name, flat.sum(dim=0) - total.detach().reshape(-1), float(scale), whole, report)
     return flat
 
 
-def compare_totals(name: str, difference: Tensor, scale: float, whole: float) -> None:
-    """Refuse a gradient that reached a parameter without reaching the users' own.
+def compare_totals(
+    name: str, difference: Tensor, scale: float, whole: float, report: Report = refuse
+) -> None:
+    """Report a gradient that reached a parameter without reaching the users' own.
 
     Args:
         name: of the parameter.
         difference: sum over the users less autograd's total.
         scale: norms of the users' gradients and of the total, added up.
         whole: norm of the whole gradient, over all parameters.
-
-    Raises:
-        SensitivityViolation: if the difference is more than rounding.
+        report: called if the difference is more than rounding.
     """
     gap = float(difference.norm())
     # False for NaN: then some user is not finite, will be dropped, and the totals say nothing.
     if gap > _HOOK_TOLERANCE * scale + _ROUNDING * whole:
-        raise SensitivityViolation(
-            f"{name}: the users' gradients miss {gap / scale:.0%} of the total: {FUNCTIONAL_USE}"
-        )
+        report(f"{name}: the users' gradients miss {gap / scale:.0%} of the total: {FUNCTIONAL_USE}")
 
 
 FUNCTIONAL_USE = (

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from privacy.errors import SensitivityViolation
+from privacy.user_gradients.engine import Report, refuse
 from privacy.user_gradients.layer_gradients import LayerGradients, layer_gradients, reason_against
 
 
@@ -66,19 +67,20 @@ class GhostEncoder(nn.Module):
         for parameter in self.encoder.parameters():
             parameter.grad = None
 
-    def recorded(self, users: int) -> dict[str, LayerGradients]:
+    def recorded(self, users: int, report: Report = refuse) -> dict[str, LayerGradients]:
         """The gradients of all layers after one forward and backward pass; a layer without any is left out.
 
-        Raises:
-            SensitivityViolation: a layer was not called with one batch of these users.
+        Args:
+            users: of the pass.
+            report: called if a layer was not called with one batch of these users; it is then left out.
         """
         found: dict[str, LayerGradients] = {}
         for name, layer in self._layers.items():
             calls = zip(self._inputs.get(name, []), self._outputs.get(name, []), strict=True)
             used = [(given, output) for given, output in calls if output is not None]
             if any(given.shape[0] != users or output.shape[0] != users for given, output in used):
-                raise SensitivityViolation(f"{name}: was not called with exactly one batch of {users} users")
-            if used:
+                report(f"{name}: was not called with exactly one batch of {users} users")
+            elif used:
                 found[name] = layer_gradients(layer, [given for given, _ in used], [out for _, out in used])
         return found
 

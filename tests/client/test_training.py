@@ -14,9 +14,10 @@ from client.gradients import GradientTrainer
 from client.model import ClientModel
 from client.public_state import PublicState
 from privacy.accounting.schedule import ScheduledRelease
-from privacy.errors import PolicyRefusal, ProtocolError
+from privacy.errors import PolicyRefusal, ProtocolError, SensitivityViolation
 from privacy.randomness import SeededRandomness
 from privacy.release_terms import ReleaseTerms, release_terms
+from privacy.user_gradients import engine as gradient_engine
 from recsys_models.sampled_losses import LOSSES
 from tests.privacy.accounting.test_plan import plan
 
@@ -261,6 +262,42 @@ def test_an_ordinary_fit_that_helps_nobody_is_not_kept(monkeypatch: pytest.Monke
     monkeypatch.setattr(one, "_reciprocal_rank", lambda _users: next(ranks))
     one.ordinary(40, 16)
     assert torch.equal(weights(model), start)
+
+
+@pytest.mark.parametrize("method", ["hooks", "ghost"])
+def test_what_users_gradients_look_like_changes_no_answer(
+    method: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every batch of real users fails the check of its totals: the client answers all the same, and with the same numbers."""
+    settings = SETTINGS | {"per_user_gradients": method}
+    sent = []
+    for tolerance in (gradient_engine._HOOK_TOLERANCE, -1e9):
+        one = GradientTrainer(
+            ClientModel(settings, b"s"),
+            lambda: HISTORIES,
+            PUBLIC,
+            settings,
+            users=8,
+            randomness=SeededRandomness(3),
+        )
+        with monkeypatch.context() as patched:
+            patched.setattr(gradient_engine, "_HOOK_TOLERANCE", tolerance)
+            sent.append(one.step(terms("gradients", q=1.0)))
+        one.close()
+        noted = [r for r in caplog.records if "only what the hooks saw" in r.getMessage()]
+        assert bool(noted) == (tolerance < 0)
+    assert np.array_equal(*sent)
+    # On made-up users, before training, the same finding is a refusal.
+    monkeypatch.setattr(gradient_engine, "_HOOK_TOLERANCE", -1e9)
+    with pytest.raises(SensitivityViolation):
+        GradientTrainer(
+            ClientModel(settings, b"s"),
+            lambda: HISTORIES,
+            PUBLIC,
+            settings,
+            users=8,
+            randomness=SeededRandomness(3),
+        )
 
 
 # --- an adaptive clip norm -------------------------------------------------------------------------------------

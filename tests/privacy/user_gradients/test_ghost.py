@@ -19,7 +19,7 @@ from privacy.user_gradients import (
     wrap_encoder,
     wrap_for,
 )
-from privacy.user_gradients.clipped_sum import MOST_HOOK_ENTRIES
+from privacy.user_gradients.clipped_sum import MOST_HOOK_ENTRIES, Method
 from privacy.user_gradients.engine import LossFn
 from privacy.user_gradients.ghost import GhostEncoder
 from privacy.user_gradients.ghost_gradients import ghost_gradients
@@ -153,7 +153,7 @@ def test_a_user_moves_the_integers_by_at_most_the_bound(
     def total(ids: Tensor) -> np.ndarray:
         running = clipped_sum(encoder, 12, DIM, l2_clip_norm=CLIP, unit=CLIP / 3000)
         for part in ids.split(
-            batches[0] if len(set(batches)) == 1 else batches[:-1] + [len(ids) - batches[0]]
+            batches[0] if len(set(batches)) == 1 else [*batches[:-1], len(ids) - batches[0]]
         ):
             running.add(table, part, own_softmax)
         assert running.total().l2_bound == 3000
@@ -286,3 +286,27 @@ def test_taking_the_recorders_off_leaves_the_encoder_as_it_was(table: Tensor, it
     assert all(p.grad is None for p in encoder.parameters())
     encoder(table[:3].unsqueeze(0)).sum().backward()
     assert not wrapped._inputs
+
+
+@pytest.mark.parametrize("method", ["hooks", "ghost"])
+@pytest.mark.parametrize(
+    "kind", [encoders.FunctionalTable, encoders.FunctionalOutput, encoders.OnlyFunctional]
+)
+def test_a_data_step_clips_what_it_sees_and_refuses_nobody(
+    method: Method,
+    kind: type[nn.Module],
+    table: Tensor,
+    item_ids: Tensor,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The sum that users of a log go into: a violation is noted here, and one user still moves it by her bound at most."""
+    torch.manual_seed(4)
+    wrapped = wrap_for(method, moved_a_little(kind()))
+    sums = []
+    for ids in (item_ids, item_ids[:-1]):
+        running = clipped_sum(wrapped, len(table), table.shape[1], l2_clip_norm=CLIP, unit=CLIP / 2**14)
+        running.add(table, ids, own_softmax)
+        sums.append(running.total())
+    moved = (sums[0].values - sums[1].values).astype(np.float64)
+    assert 0.0 < np.linalg.norm(moved) <= sums[0].l2_bound * (1.0 + 1e-3)
+    assert "only what the hooks saw is used" in caplog.text
