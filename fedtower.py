@@ -1,4 +1,4 @@
-"""The front door: ``fedtower simulate | server | client | provision | budget | report | bench | demo | audit``.
+"""The front door: ``fedtower simulate | server | client | provision | advise | budget | report | bench | demo | audit``.
 
 It mounts what each role offers and holds no logic of its own. A command's module is imported only when that
 command is called, so ``fedtower --help`` waits for neither torch nor Flower.
@@ -33,6 +33,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "server": ("server.cli:app", "Start and steer a federation of real client processes."),
     "client": ("client.cli:app", "Answer a server from this machine's behaviour logs."),
     "provision": ("simulations.cli:provision", "Lay out a deployment: one folder a client."),
+    "advise": (
+        "simulations.advise_cli:advise",
+        "Propose a model, a recipe and a head from public facts and this machine.",
+    ),
     "budget": ("server.budget_cli:app", "Plan, divide, show, verify and certify a privacy budget."),
     "report": ("server.report_cli:report", "Write a run's report.md and report.html again, or show it."),
     "bench": ("simulations.cli:bench", "Measure the speed and the memory of this machine."),

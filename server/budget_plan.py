@@ -82,11 +82,16 @@ def plan_statement(
     return statement
 
 
-def expected_quality(measured: Mapping[str, Any], users: int, epsilon: float) -> dict[str, Any]:
+def expected_quality(measured: Mapping[str, Any], users: int, epsilon: float | None) -> dict[str, Any]:
     """The measured cells nearest to a deployment, and the recipe that did best there.
 
     Nothing is interpolated or extrapolated: the answer says where it was measured. Where two recipes differ by less than
     their sampling error, the one with fewer rounds is recommended.
+
+    Args:
+        measured: the table.
+        users: of the deployment.
+        epsilon: its budget; None for one without privacy.
 
     Returns:
         ``users`` and ``epsilon`` of the cells; by recipe ``recall@10``, ``without_privacy``, ``loss`` (relative) and
@@ -94,8 +99,7 @@ def expected_quality(measured: Mapping[str, Any], users: int, epsilon: float) ->
     """
     rows: Sequence[Mapping[str, Any]] = measured["rows"]
     nearest_users = min({r["users"] for r in rows}, key=lambda n: abs(math.log(n / users)))
-    budgets = {r["epsilon"] for r in rows if r["epsilon"] is not None}
-    nearest = min(budgets, key=lambda e: abs(math.log(e / min(max(epsilon, 1e-9), 1e9))))
+    nearest = None if epsilon is None else _nearest_budget(rows, epsilon)
     cells = {
         (r["recipe"], r["epsilon"]): r
         for r in rows
@@ -123,6 +127,12 @@ def expected_quality(measured: Mapping[str, Any], users: int, epsilon: float) ->
         "recipes": recipes,
         "recommended": recommended,
     }
+
+
+def _nearest_budget(rows: Sequence[Mapping[str, Any]], epsilon: float) -> float:
+    budgets = {float(r["epsilon"]) for r in rows if r["epsilon"] is not None}
+    wanted = min(max(epsilon, 1e-9), 1e9)
+    return min(budgets, key=lambda e: abs(math.log(e / wanted)))
 
 
 def read_measured(path: Path | None = None) -> dict[str, Any]:
