@@ -98,15 +98,21 @@ def expected_quality(measured: Mapping[str, Any], users: int, epsilon: float | N
         ``error`` (1.96 standard errors of the recall); ``recommended``.
     """
     rows: Sequence[Mapping[str, Any]] = measured["rows"]
-    nearest_users = min({r["users"] for r in rows}, key=lambda n: abs(math.log(n / users)))
     nearest = None if epsilon is None else _nearest_budget(rows, epsilon)
+    # A table may be half done: a recipe counts where it was measured both with this budget and without one.
+    every = {(r["users"], r["recipe"], r["epsilon"]): r for r in rows}
+    whole = [key for key in every if key[2] is None and (*key[:2], nearest) in every]
+    if not whole:
+        raise InputError(f"no recipe was measured both at epsilon = {nearest} and without privacy")
+    nearest_users = min({count for count, _, _ in whole}, key=lambda n: abs(math.log(n / users)))
+    names = [recipe for count, recipe, _ in whole if count == nearest_users]
     cells = {
-        (r["recipe"], r["epsilon"]): r
-        for r in rows
-        if r["users"] == nearest_users and r["epsilon"] in (None, nearest)
+        (recipe, epsilon): every[nearest_users, recipe, epsilon]
+        for recipe in names
+        for epsilon in {None, nearest}
     }
     recipes: dict[str, Any] = {}
-    for recipe in dict.fromkeys(recipe for recipe, _ in cells):
+    for recipe in names:
         recall, free = cells[recipe, nearest]["recall@10"], cells[recipe, None]["recall@10"]
         recipes[recipe] = {
             "recall@10": recall,
@@ -118,7 +124,7 @@ def expected_quality(measured: Mapping[str, Any], users: int, epsilon: float | N
     recommended = next(
         name for name, r in recipes.items() if r["recall@10"] >= best["recall@10"] - best["error"]
     )
-    popularity = next(r["popularity"] for r in cells.values() if r["epsilon"] == nearest)
+    popularity = cells[names[0], nearest]["popularity"]
     return {
         "users": nearest_users,
         "epsilon": nearest,

@@ -1,7 +1,8 @@
 """What a budget costs in accuracy, measured on the built-in log: the table behind ``fedtower budget plan``.
 
 Every cell is one simulated federation, and its recall is exact, not a noisy release: the log is generated, so nobody's data
-is in it.
+is in it. The table is written after every cell and goes on where it stopped; every row names the code that made it, because a
+table may be finished by a later version than began it.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from privacy.errors import InputError
+from server.budget_plan import read_measured
 from server.certificate import code_version
 from server.federation import Watcher
 from server.scenario import parse_scenario
 from simulations.run import simulate
 
-RECIPES = ("statistics", "hybrid")
+RECIPES = ("statistics", "hybrid", "gradients")
+"""In the order of their rounds: of equals the first is recommended."""
 CLIENTS = 5
 ITEMS = 1000
 
@@ -29,7 +32,10 @@ def run(
     epsilons: Sequence[float],
     *,
     watcher: Watcher,
+    recipes: Sequence[str] = RECIPES,
     seed: int = 0,
+    out: Path | None = None,
+    again: bool = False,
     say: Callable[[str], None] = lambda _line: None,
 ) -> dict[str, Any]:
     """Measure recall@10 for every number of users, budget and recipe, and once each without privacy.
@@ -38,6 +44,9 @@ def run(
         users: of the built-in log, over 5 clients and 1,000 items.
         epsilons: budgets, positive.
         watcher: is told of progress.
+        recipes: some of ``RECIPES``.
+        out: table to go on with, written after every cell.
+        again: measure cells that the table has already as well.
         seed: of data, clients and noise; one seed, so a cell is uncertain by about sqrt(r (1 - r) / users).
         say: is given one line per cell.
 
@@ -47,26 +56,71 @@ def run(
     Raises:
         InputError: nothing to measure, or a value out of range.
     """
-    if not users or not epsilons:
-        raise InputError("give at least one number of users and one epsilon")
-    started = time.perf_counter()
-    rows: list[dict[str, Any]] = []
+    if not users or not epsilons or not recipes:
+        raise InputError("give at least one number of users, one recipe and one epsilon")
+    if unknown := sorted(set(recipes) - set(RECIPES)):
+        raise InputError(f"unknown recipe {unknown[0]!r}; use {', '.join(RECIPES)}")
+    log = f"built-in, seed {seed}, {ITEMS} items, {CLIENTS} clients, delta 1e-5"
+    table = _table_at(out, log)
+    kept = {_key(row): row for row in table["rows"]}
     for count in users:
-        for recipe in RECIPES:
+        for recipe in recipes:
             for epsilon in (None, *epsilons):
-                rows.append(_cell(count, recipe, epsilon, seed, watcher))
-                say(json.dumps(rows[-1]))
-    return {
-        "log": f"built-in, seed {seed}, {ITEMS} items, {CLIENTS} clients, delta 1e-5",
-        "command": "fedtower bench budget --users "
-        + " ".join(str(u) for u in users)
-        + " --epsilon "
-        + " ".join(f"{e:g}" for e in epsilons)
-        + " --out server/measured_budgets.json",
-        "code": code_version(),
-        "seconds": round(time.perf_counter() - started, 1),
-        "rows": rows,
-    }
+                if not again and (count, recipe, epsilon) in kept:
+                    continue
+                started = time.perf_counter()
+                row = _cell(count, recipe, epsilon, seed, watcher)
+                kept[_key(row)] = row
+                say(json.dumps(row))
+                table |= {
+                    "command": _command(list(kept.values())),
+                    "code": code_version(),
+                    "seconds": round(table["seconds"] + time.perf_counter() - started, 1),
+                    "rows": sorted(kept.values(), key=_order),
+                }
+                if out is not None:
+                    _write(table, out)
+    return table
+
+
+def _table_at(out: Path | None, log: str) -> dict[str, Any]:
+    if out is None or not out.exists():
+        return {"log": log, "command": "", "code": {}, "seconds": 0.0, "rows": []}
+    table = read_measured(out)
+    if table["log"] != log:
+        raise InputError(f"{out} was measured on {table['log']!r}, not {log!r}: give another --out")
+    return table
+
+
+def _write(table: dict[str, Any], out: Path) -> None:
+    aside = out.with_name(f"{out.name}.part")
+    aside.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+    aside.replace(out)
+
+
+def _key(row: dict[str, Any]) -> tuple[int, str, float | None]:
+    return row["users"], row["recipe"], row["epsilon"]
+
+
+def _order(row: dict[str, Any]) -> tuple[int, int, float]:
+    return row["users"], RECIPES.index(row["recipe"]), row["epsilon"] or 0.0
+
+
+def _command(rows: list[dict[str, Any]]) -> str:
+    """The command that would measure every row of a table anew."""
+    users = sorted({row["users"] for row in rows})
+    budgets = sorted({row["epsilon"] for row in rows if row["epsilon"] is not None})
+    recipes = [recipe for recipe in RECIPES if any(row["recipe"] == recipe for row in rows)]
+    parts = [
+        "fedtower bench budget --again --users",
+        *map(str, users),
+        "--recipe",
+        *recipes,
+        "--epsilon",
+        *(f"{e:g}" for e in budgets),
+        "--out server/measured_budgets.json",
+    ]
+    return " ".join(parts)
 
 
 def format_table(result: dict[str, Any]) -> str:
@@ -101,4 +155,5 @@ def _cell(users: int, recipe: str, epsilon: float | None, seed: int, watcher: Wa
         "epsilon": epsilon,
         "recall@10": round(exact["recall@10"], 4),
         "popularity": round(exact["popularity recall@10"], 4),
+        "code": code_version()["sha256"][:12],
     }

@@ -310,9 +310,20 @@ def bench_budget(
         "4",
         "8",
     ],
+    recipe: Annotated[list[str], typer.Option("--recipe", help="Recipes to measure.")] = [  # noqa: B006
+        "statistics",
+        "hybrid",
+        "gradients",
+    ],
     out: Annotated[
-        Path | None, typer.Option("--out", help="Where to write the table that is read by budget plan.")
+        Path | None,
+        typer.Option(
+            "--out", help="The table that budget plan reads: written after every cell, gone on with."
+        ),
     ] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Measure cells that the table has already as well.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """What a budget costs in accuracy on the built-in log: the table behind fedtower budget plan."""
@@ -326,10 +337,11 @@ def bench_budget(
             [whole_number(u) for u in users],
             [positive_number(e) for e in epsilon],
             watcher=watcher,
+            recipes=recipe,
+            out=out,
+            again=again,
             say=lambda line: typer.echo(line, err=True),
         )
-    if out is not None:
-        out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     show(result, as_json=as_json, lines=[format_table(result)])
 
 

@@ -156,5 +156,5 @@ def test_the_table_in_the_repository_has_every_cell_it_is_asked_for() -> None:
     for users in (100, 2000, 10**6):
         for budget in (0.1, 2.0, 50.0):
             expected = expected_quality(measured, users, budget)
-            assert set(expected["recipes"]) == {"statistics", "hybrid"}
+            assert {"statistics", "hybrid"} <= set(expected["recipes"])
             assert expected["recommended"] in expected["recipes"]
