@@ -13,6 +13,7 @@ from privacy.accounting.accountant import epsilon
 from privacy.secagg.labels import RoundHeader
 from privacy.wire import federation as wire
 from privacy.wire.federation import OpenRound
+from server.certificate import certificate
 from server.federation import Unwatched
 from simulations.audits import inversion, sensitivity
 from simulations.run import simulate
@@ -60,6 +61,8 @@ def test_the_same_seed_gives_the_same_bytes_and_the_report_shows_the_path(tmp_pa
     assert reports[0]["clip_norms"] == reports[1]["clip_norms"]
     towers = [(tmp_path / name / "item_tower.safetensors").read_bytes() for name in ("one", "two")]
     assert towers[0] == towers[1]
+    certified = {r["name"]: r.get("clipping") for r in certificate(tmp_path / "one")["releases"]}
+    assert (certified["gradients"], certified["popularity"]) == ("adaptive", None)
     shown = (tmp_path / "one" / "report.md").read_text()
     assert "Clip norm of the gradient rounds" in shown
     assert "0.5 quantile" in shown
