@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys_models.data.sequences import Sequences
 from recsys_models.errors import DataError
 
 FULL_SOFTMAX_ITEMS = 10_000
@@ -60,6 +61,41 @@ class CatalogueSampler:
         if draws < 1:
             raise DataError(f"draws must be at least 1, got {draws}")
         return np.log(draws * self.probability[item_ids]).astype(np.float32)
+
+
+class UntouchedSampler:
+    """Draws, for a user, from the items she has not in a given log, uniformly with replacement.
+
+    Training draws from what is not in the *training* log, so that held-out items can be drawn like any other. A sampler
+    built on the whole log, as several published harnesses have it, never draws them, and so tells a model which they are.
+
+    Args:
+        touched: the log whose items are left out.
+
+    Raises:
+        DataError: if a user has every item of the catalogue.
+    """
+
+    def __init__(self, touched: Sequences) -> None:
+        n_items = touched.catalogue.n_items
+        pairs = np.unique(touched.user_of_event() * n_items + touched.items)
+        owner, item = pairs // n_items, pairs % n_items
+        counts = np.bincount(owner, minlength=touched.n_users)
+        self._starts = np.cumsum(counts) - counts
+        self.free: NDArray[np.int64] = n_items - counts
+        if np.any(self.free < 1):
+            raise DataError(f"a user has all {n_items} items of the catalogue: nothing is left to draw")
+        # How many untouched items lie before each touched one; kept apart by user so that one search serves all.
+        place = np.arange(len(pairs)) - self._starts[owner]
+        self._stride = n_items + 1
+        self._before = item - place + owner * self._stride
+
+    def sample(self, users: NDArray[np.int64], uniform: NDArray[np.float64]) -> NDArray[np.int64]:
+        """One item for each user index and uniform number in [0, 1)."""
+        picked = np.minimum((uniform * self.free[users]).astype(np.int64), self.free[users] - 1)
+        behind = np.searchsorted(self._before, picked + users * self._stride, side="right")
+        drawn: NDArray[np.int64] = picked + behind - self._starts[users]
+        return drawn
 
 
 def _mix(

@@ -123,6 +123,25 @@ def inversion(
     _finish(result, format_table(result), as_json=as_json, check=check)
 
 
+@audit.command("leak")
+def leak(
+    data: Annotated[
+        str, typer.Option("--data", help="built-in, ml-100k, ml-1m, amazon-beauty, or a path.")
+    ] = "built-in",
+    rounds: Annotated[int, typer.Option("--rounds", help="Passes of each user over her own log.")] = 20,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+    check: Check = False,
+) -> None:
+    """Ask our evaluation for a model that knows nothing of others: chance, unless held-out items leak into training."""
+    from simulations.audits.leak import format_table, run
+    from simulations.bench_quality import find_dataset
+
+    dataset = find_dataset(data, read_scenario(None, {}))[1]
+    result = run(dataset, rounds=rounds, seed=seed)
+    _finish(result, format_table(result), as_json=as_json, check=check)
+
+
 def _finish(result: dict[str, Any], table: str, *, as_json: bool, check: bool) -> None:
     show(result, as_json=as_json, lines=[table])
     finish(ok=result["ok"], check=check)

@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from recsys_models.data import Catalogue, Sequences
 from recsys_models.errors import DataError
-from recsys_models.negatives import CatalogueSampler
+from recsys_models.negatives import CatalogueSampler, UntouchedSampler
 
 
 def test_draws_follow_the_stated_distribution() -> None:
@@ -50,3 +51,20 @@ def test_refuses_a_share_that_leaves_items_undrawn(share: float) -> None:
 def test_refuses_numbers_outside_the_unit_interval(number: float) -> None:
     with pytest.raises(DataError, match="uniform numbers"):
         CatalogueSampler(2).sample(np.array([number]))
+
+
+def test_untouched_items_are_drawn_alike_and_no_others() -> None:
+    log = Sequences(
+        ["a", "b"], np.array([1, 1, 3, 0]), np.array([0, 3, 4]), Catalogue([f"i{n}" for n in range(5)])
+    )
+    users = np.repeat([0, 1], 6000)
+    uniform = np.tile((np.arange(6000) + 0.5) / 6000, 2)
+    drawn = UntouchedSampler(log).sample(users, uniform)
+    assert np.bincount(drawn[users == 0], minlength=5).tolist() == [2000, 0, 2000, 0, 2000]
+    assert np.bincount(drawn[users == 1], minlength=5).tolist() == [0, 1500, 1500, 1500, 1500]
+
+
+def test_refuses_a_user_who_has_everything() -> None:
+    log = Sequences(["a"], np.array([0, 1]), np.array([0, 2]), Catalogue(["i0", "i1"]))
+    with pytest.raises(DataError, match="a user has all 2 items"):
+        UntouchedSampler(log)
