@@ -42,6 +42,12 @@ class BehaviourLog:
         """Training history of each user."""
         return _histories(self.split.train)
 
+    @cached_property
+    def before_test(self) -> Sequences:
+        """Everything but the test events, with times and values where the log has them."""
+        lengths = self.sequences.lengths
+        return self.sequences.cut(lengths - (self.split.test >= 0))
+
     def seen(self, stage: Stage) -> list[NDArray[np.int64]]:
         """What each user had seen before the target of ``stage``."""
         return _histories(self.split.history(stage))

@@ -26,6 +26,7 @@ from client.plan_settings import check_settings
 from client.policy import ClientPolicy
 from client.private_file import write_private
 from client.public_state import PublicState
+from client.rating_fit import fitted_rating_model
 from client.rerank_fit import RerankFit
 from client.statistics import popularity_contributions, statistics_contributions, subspace_sum
 from privacy.accounting.ledger import Ledger
@@ -400,6 +401,11 @@ class ClientHandlers:
             if self.plan.settings["reranker"] == "neumf":
                 self._rerank_fit().run(settings["steps"], settings["batch_users"])
             calibrate(self.model, self.log.seen("test"), self._scorer())
+            if self.plan.settings["rating_scale"] is not None:
+                low, high = self.plan.settings["rating_scale"]
+                self.model.rating = fitted_rating_model(
+                    self.log.before_test, self.public.item_tower, (low, high), randomness=self._randomness
+                )
         return b""
 
     def _rerank_fit(self) -> RerankFit:

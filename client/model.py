@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_bytes
 
 from client.private_file import write_private
+from client.rating_fit import RatingModel
 from privacy.randomness import RandomSource
 from recsys_models.batches import window
 from recsys_models.encoders.dropout import own_dropout
@@ -26,6 +27,7 @@ from recsys_models.retrieval.blend import BlendedRecommender, ChannelScores
 # Building a module draws from torch's global generator; clients of a simulation are built by several threads.
 _BUILDING = threading.Lock()
 _RERANKER = "reranker."  # begins the names of its weights where they are stored
+_RATING = "rating."
 _TEMPERATURE = "temperature"
 
 
@@ -62,6 +64,7 @@ class ClientModel:
             self._untrained_reranker = NeuMF(settings["dim"]).to(self.device)
         self.reranker: NeuMF | None = None
         self.temperature = 1.0
+        self.rating: RatingModel | None = None
 
     def draw_dropout_from(self, randomness: RandomSource) -> None:
         """Seed the dropout layers, where there are any.
@@ -121,15 +124,24 @@ class ClientModel:
             for name, value in part.state_dict().items()
         }
         weights[_TEMPERATURE] = torch.tensor([self.temperature], dtype=torch.float64)
+        if self.rating is not None:
+            weights |= {_RATING + name: value for name, value in self.rating.state().items()}
         write_private(path, safetensors_bytes(weights))
 
     def load(self, path: Path) -> None:
         """Read what ``save`` wrote."""
         weights = load_file(path)
         self.temperature = float(weights.pop(_TEMPERATURE))
-        reranker = {name: weights.pop(name) for name in list(weights) if name.startswith(_RERANKER)}
+        reranker, rating = _taken(weights, _RERANKER), _taken(weights, _RATING)
         self.recommender.load_state_dict(weights)
+        self.rating = RatingModel.of_state(rating) if rating else None
         self.reranker = None
         if reranker:
             self.reranker = self.untrained_reranker()
-            self.reranker.load_state_dict({n.removeprefix(_RERANKER): value for n, value in reranker.items()})
+            self.reranker.load_state_dict(reranker)
+
+
+def _taken(weights: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """Take the weights whose names begin so out of ``weights``; their names without it."""
+    names = [name for name in weights if name.startswith(prefix)]
+    return {name.removeprefix(prefix): weights.pop(name) for name in names}

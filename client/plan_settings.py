@@ -22,6 +22,7 @@ _Share = Annotated[float, Field(ge=0.0, le=1.0)]
 _Probability = Annotated[float, Field(gt=0.0, le=1.0)]
 _Rate = Annotated[float, Field(gt=0.0, le=1e6)]
 _ClipNorm = Annotated[float, Field(ge=MIN_CLIP_NORM, le=MAX_CLIP_NORM)]
+_Rating = Annotated[float, Field(ge=-1e6, le=1e6)]
 _Count = Annotated[int, Field(ge=1, le=2**31)]
 
 
@@ -65,6 +66,7 @@ class PlanSettings(_Settings):
     heads: Annotated[int, Field(ge=1, le=32)]
     dropout: Annotated[float, Field(ge=0.0, le=0.9)]
     reranker: Literal["none", "neumf"]
+    rating_scale: Annotated[list[_Rating], Field(min_length=2, max_length=2)] | None
     head: _Count
     gram_share: _Share
     subspace_rank: Annotated[int, Field(ge=0, le=2048)]
@@ -91,6 +93,8 @@ class PlanSettings(_Settings):
             raise ValueError(f"{self.heads} heads do not divide {self.dim} dimensions")
         if self.gradients.loss == "softmax" and self.head > FULL_SOFTMAX_ITEMS:
             raise ValueError(f"a softmax over {self.head} items; at most {FULL_SOFTMAX_ITEMS}")
+        if self.rating_scale is not None and not self.rating_scale[0] < self.rating_scale[1]:
+            raise ValueError(f"a rating scale from {self.rating_scale[0]} to {self.rating_scale[1]}")
         return self
 
 
@@ -109,8 +113,7 @@ def check_settings(settings: Mapping[str, Any], *, protects_within_client: bool)
     except ValidationError as error:
         complaints = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise PolicyRefusal("settings-out-of-range", f"the plan's settings: {complaints}") from None
-    if protects_within_client and agreed.reranker != "none":
-        raise PolicyRefusal(
-            "settings-out-of-range",
-            f"the plan's settings: reranker {agreed.reranker!r} is fitted without noise",
-        )
+    unprotected = {"reranker": agreed.reranker != "none", "rating_scale": agreed.rating_scale is not None}
+    if protects_within_client and any(unprotected.values()):
+        names = ", ".join(name for name, asked in unprotected.items() if asked)
+        raise PolicyRefusal("settings-out-of-range", f"the plan's settings: {names}: fitted without noise")

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from client.model import ClientModel
 from client.public_state import PublicState
+from client.rating_fit import Rated
 from privacy.errors import InputError
 from recsys_models.metrics.calibration import next_item_probabilities
 from recsys_models.retrieval.blend import ChannelScores
@@ -22,15 +23,22 @@ class Recommendation:
         item: catalogue index.
         score: of the blend; comparable within one list only.
         probability: that it is the next item new to the user.
+        rating: what she would rate it; None where her ratings were not given or the client has no rating model.
     """
 
     item: int
     score: float
     probability: float
+    rating: float | None = None
 
 
 def recommend(
-    model: ClientModel, public: PublicState, history: NDArray[np.int64], *, count: int = 10
+    model: ClientModel,
+    public: PublicState,
+    history: NDArray[np.int64],
+    *,
+    count: int = 10,
+    rated: Rated | None = None,
 ) -> list[Recommendation]:
     """The ``count`` best items the user has not seen, best first.
 
@@ -39,6 +47,7 @@ def recommend(
         public: what the federation published.
         history: the user's items, oldest first; a user without history gets the most popular items.
         count: length of the list.
+        rated: her ratings so far, for predicted ones beside the items.
 
     Raises:
         InputError: ``count`` is not positive.
@@ -51,8 +60,11 @@ def recommend(
     (probability,) = next_item_probabilities(scores[None], [history], temperature=model.temperature)
     scores[history] = -np.inf
     best = np.argsort(-scores, kind="stable")[:count]
+    best = best[np.isfinite(scores[best])]
+    ratings: list[float | None] = [None] * len(best)
+    if model.rating is not None and rated is not None:
+        ratings = list(model.rating.predict(rated, best, public.item_tower).tolist())
     return [
-        Recommendation(int(item), float(scores[item]), float(probability[item]))
-        for item in best
-        if np.isfinite(scores[item])
+        Recommendation(int(item), float(scores[item]), float(probability[item]), rating)
+        for item, rating in zip(best, ratings, strict=True)
     ]

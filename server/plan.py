@@ -237,6 +237,7 @@ def _settings(scenario: Scenario, users: int, n_items: int) -> dict[str, object]
         "heads": size.heads,
         "dropout": size.dropout,
         "reranker": scenario.model.reranker,
+        "rating_scale": None if scenario.model.rating_scale is None else list(scenario.model.rating_scale),
         "head": head,
         # The Gram part then has releases of its own.
         "gram_share": 0.0 if is_subspace else scenario.statistics.gram_share,

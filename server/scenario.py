@@ -23,6 +23,15 @@ class _Section(BaseModel):
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
+Rating = Annotated[float, Field(ge=-1e6, le=1e6)]
+
+
+def _rises(scale: tuple[float, float]) -> tuple[float, float]:
+    if not scale[0] < scale[1]:
+        raise ValueError("must be two numbers, the lowest rating first")
+    return scale
+
+
 def _ascending(bounds: tuple[int, ...]) -> tuple[int, ...]:
     if list(bounds) != sorted(set(bounds)):
         raise ValueError("must ascend, each once")
@@ -128,6 +137,8 @@ class ModelSection(_Section):
         dropout: while an encoder trains.
         reranker: "neumf" lets each client re-rank its best 100 items by a model of its own, fitted without noise after the
             encoder; so not beside ``protect_within_client``.
+        rating_scale: lowest and highest rating, public, where logs have a ``value``: each client then predicts ratings too, by
+            a model of its own; as above.
     """
 
     size: Literal["S", "M", "L"] = "S"
@@ -137,6 +148,7 @@ class ModelSection(_Section):
     heads: Annotated[int, Field(ge=1, le=32)] | None = None
     dropout: Annotated[float, Field(ge=0.0, le=0.9)] | None = None
     reranker: Literal["none", "neumf"] = "none"
+    rating_scale: Annotated[tuple[Rating, Rating], AfterValidator(_rises)] | None = None
 
 
 class ItemTowerSection(_Section):
@@ -305,11 +317,16 @@ class Scenario(_Section):
         return self
 
     @model_validator(mode="after")
-    def _refuse_a_reranker_that_would_break_a_promise(self) -> Scenario:
-        if self.model.reranker != "none" and self.private and self.privacy.protect_within_client:
+    def _refuse_what_would_break_a_promise_within_a_client(self) -> Scenario:
+        asked = {
+            "reranker": self.model.reranker != "none",
+            "rating_scale": self.model.rating_scale is not None,
+        }
+        names = " and ".join(f"model.{name}" for name, is_asked in asked.items() if is_asked)
+        if names and self.private and self.privacy.protect_within_client:
             raise ValueError(
-                f"model.reranker = {self.model.reranker!r} is fitted without noise, so one user of a client would show in what "
-                "its others are recommended: set privacy.protect_within_client = false, or leave the re-ranker out"
+                f"{names}: fitted without noise, so one user of a client would show in what its others are recommended; set "
+                "privacy.protect_within_client = false, or leave it out"
             )
         return self
 

@@ -235,6 +235,25 @@ def bench_cold_items(
     finish(ok=result["ok"], check=check)
 
 
+@bench.command("ratings")
+def bench_ratings(
+    dataset: Annotated[str, typer.Argument(help="ml-100k, ml-1m, or a path to a log with a column value.")],
+    scale: Annotated[tuple[float, float], typer.Option("--scale", help="Lowest and highest rating.")] = (
+        1.0,
+        5.0,
+    ),
+    seed: Annotated[int, typer.Option("--seed", help="Of the division among clients and the fit.")] = 1,
+    as_json: AsJson = False,
+    check: Check = False,
+) -> None:
+    """RMSE and MAE of predicted ratings, fitted by each client for itself, beside the bias baseline."""
+    from simulations.bench_ratings import format_table, run
+
+    result = run(dataset, scale=scale, seed=seed)
+    show(result, as_json=as_json, lines=[format_table(result)])
+    finish(ok=result["ok"], check=check)
+
+
 @bench.command("dp-step", cls=SpacedLists)
 def bench_dp_step(
     items: Annotated[

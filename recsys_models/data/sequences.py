@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys_models.data.catalogue import Catalogue, natural_order, unknown_items_message
-from recsys_models.data.schema import ITEM, ROW, TIMESTAMP, USER
+from recsys_models.data.schema import ITEM, ROW, TIMESTAMP, USER, VALUE
 from recsys_models.errors import DataError
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ class Sequences:
         offsets: int64 [n_users + 1], non-decreasing, from 0 to n_events; a user may have no event.
         catalogue: what the indices mean.
         timestamps: float64 [n_events], Unix seconds, or None where only the order is known.
+        values: float64 [n_events], what the log calls ``value`` (a rating); NaN where it says nothing, None without any.
 
     Raises:
         DataError: if lengths, offsets or indices do not fit together.
@@ -37,6 +38,7 @@ class Sequences:
     offsets: NDArray[np.int64]
     catalogue: Catalogue
     timestamps: NDArray[np.float64] | None = None
+    values: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         items = np.ascontiguousarray(self.items, dtype=np.int64)
@@ -59,6 +61,10 @@ class Sequences:
         if self.timestamps is not None and len(self.timestamps) != len(items):
             raise DataError(
                 f"sequences: {len(self.timestamps)} timestamps for {len(items)} events: give one per event"
+            )
+        if self.values is not None and len(self.values) != len(items):
+            raise DataError(
+                f"sequences: {len(self.values)} values for {len(items)} events: give one per event"
             )
 
     @property
@@ -98,10 +104,11 @@ class Sequences:
 
     def _pick(self, user_ids: list[str], events: NDArray[np.int64], offsets: NDArray[np.int64]) -> Sequences:
         timestamps = None if self.timestamps is None else self.timestamps[events]
-        return Sequences(user_ids, self.items[events], offsets, self.catalogue, timestamps)
+        values = None if self.values is None else self.values[events]
+        return Sequences(user_ids, self.items[events], offsets, self.catalogue, timestamps, values)
 
     def sha256(self) -> str:
-        """Hex SHA-256 of users, offsets, items (little-endian int64) and catalogue; times do not count."""
+        """Hex SHA-256 of users, offsets, items (little-endian int64) and catalogue; times and values do not count."""
         digest = hashlib.sha256(self.catalogue.sha256.encode())
         for user in self.user_ids:
             digest.update(len(user.encode()).to_bytes(4, "little") + user.encode())
@@ -139,7 +146,11 @@ def sequences_from_frame(frame: pl.DataFrame, catalogue: Catalogue, *, keep_time
     order = np.lexsort((frame.get_column(ROW).to_numpy(), times, user_index))
     counts = np.bincount(user_index, minlength=len(user_ids))
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    return Sequences(user_ids, item_index[order], offsets, catalogue, times[order] if keep_times else None)
+    values = None
+    if VALUE in frame.columns:
+        values = frame.get_column(VALUE).cast(float).fill_null(np.nan).to_numpy().astype(np.float64)[order]
+    kept_times = times[order] if keep_times else None
+    return Sequences(user_ids, item_index[order], offsets, catalogue, kept_times, values)
 
 
 def _encode(frame: pl.DataFrame, column: str, ids: list[str]) -> NDArray[np.int64]:

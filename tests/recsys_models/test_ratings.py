@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from privacy.user_gradients import check_engine
 from privacy.user_gradients.engine import LossFn
 from recsys_models.errors import DataError
-from recsys_models.ratings import RatingHead, mean_squared_error
+from recsys_models.ratings import RatingBiases, RatingHead, mean_squared_error
 
 
 def test_squared_error_by_hand() -> None:
@@ -70,3 +71,25 @@ def test_per_user_gradients_are_exact() -> None:
 def test_refuses_what_is_no_scale(low: float, high: float) -> None:
     with pytest.raises(DataError, match="rating scale"):
         RatingHead(4, low=low, high=high)
+
+
+def test_an_untrained_head_says_what_it_starts_from_within_the_scale() -> None:
+    head = RatingHead(3, low=1.0, high=5.0)
+    start = torch.tensor([[1.5, 3.0, 4.9]])
+    vectors = torch.randn(1, 3, 3)
+    assert torch.allclose(head(vectors, vectors, start), start, atol=1e-5)
+    beyond = head(vectors, vectors, torch.tensor([[-9.0, 3.0, 99.0]]))
+    assert ((beyond > 1.0) & (beyond < 5.0)).all()
+
+
+def test_biases_by_hand() -> None:
+    items, values = np.array([0, 0, 1, 2]), np.array([5.0, 3.0, 2.0, np.nan])
+    biases = RatingBiases.of(items, values, 4)
+    mean = 10.0 / 3.0
+    assert biases.mean == pytest.approx(mean)
+    assert biases.items == pytest.approx([(8.0 - 2 * mean) / 7, (2.0 - mean) / 6, 0.0, 0.0])
+    # As others rated it: a user's own rating does not predict itself.
+    assert biases.without(np.array([0, 1]), np.array([5.0, 2.0])) == pytest.approx([(3.0 - mean) / 6, 0.0])
+    assert biases.user(np.array([1.0, 2.0])) == pytest.approx([1.0 / 6, 3.0 / 7])
+    with pytest.raises(DataError, match="no rating"):
+        RatingBiases.of(items, values * np.nan, 4)
