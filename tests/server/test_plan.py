@@ -197,7 +197,7 @@ def test_a_catalogue_too_large_for_a_matrix_is_found_by_its_subspace() -> None:
             == (plan.settings["gram_share"] == 0.0)
             == (method == "subspace")
         )
-        check_settings(plan.settings)
+        check_settings(plan.settings, protects_within_client=plan.private)
     plan = planned_for(300, 2000, {"statistics.method": "subspace", "statistics.gram_share": 0.25})
     shares = {release.name: release.share for release in plan.releases}
     assert shares["statistics"] == pytest.approx(3 * shares["statistics-subspace"])
