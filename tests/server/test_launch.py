@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ def test_the_bundle_holds_the_run_configuration_and_no_code(tmp_path: Path, scen
         "wait-for-clients-s": 20.0,
         "federation": "",
     }
+    resumed = tomllib.loads(bundle_pyproject(replace(settings, resume=tmp_path / "first")))
+    assert resumed["tool"]["flwr"]["app"]["config"]["resume"] == str(tmp_path / "first")
 
 
 @pytest.mark.parametrize(
