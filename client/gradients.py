@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from client.local_steps import LocalTraining
 from client.model import ClientModel
 from client.public_state import PublicState
 from privacy.bounded import BoundedSum
@@ -192,6 +193,8 @@ class GradientTrainer:
         if not np.array_equal(self._public.head, self._head):
             raise ProtocolError(f"the head items changed in the middle of release {terms.release.name!r}")
         joint = JointClip.agreed(terms.l2_bound, self._settings)
+        if joint is not None and terms.release.local_steps > 1:
+            raise PolicyRefusal("clip-norm-out-of-range", "the clip norm of local steps cannot be adaptive")
         if joint is not None and not joint.is_reachable(l2_clip_norm, step):
             raise PolicyRefusal("clip-norm-out-of-range", f"clip norm {l2_clip_norm!r} at step {step}")
         if self.method == "ghost":
@@ -208,9 +211,9 @@ class GradientTrainer:
         Returns:
             ``[K * dim]`` grid steps, or one more with the count last, ready to be masked.
         """
-        drawn = self._randomness.bernoulli(terms.release.sampling_probability, len(self._histories))
-        usable = np.array([len(h) >= _SHORTEST for h in self._histories], dtype=bool)
-        users = np.flatnonzero(drawn & usable)
+        if terms.release.local_steps > 1:
+            return self._local_round(terms)
+        users = self._drawn_users(terms)
         clip = self.round_clip(terms, l2_clip_norm)
         total = self.joint_sum(users, terms, clip)
         split = self.encoder_parameters
@@ -218,6 +221,30 @@ class GradientTrainer:
         tower_part = BoundedSum(total.values[split:], total.l2_bound, total.unit, total.users)
         self._move_encoder(encoder_part, terms, clip.unit)
         return terms.add_share(tower_part, self._randomness)
+
+    def _drawn_users(self, terms: ReleaseTerms) -> NDArray[np.int64]:
+        """A Poisson sample of this client's users, those of them that have a next item."""
+        drawn = self._randomness.bernoulli(terms.release.sampling_probability, len(self._histories))
+        usable = np.array([len(h) >= _SHORTEST for h in self._histories], dtype=bool)
+        return np.flatnonzero(drawn & usable)
+
+    def _local_round(self, terms: ReleaseTerms) -> NDArray[np.int64]:
+        """Several steps on this client's own copy of the head; the sum of their noised gradients."""
+
+        def draw() -> list[NextItemBatch]:
+            users = self._drawn_users(terms)
+            return [self.batch(users[k : k + self._chunk]) for k in range(0, len(users), self._chunk)]
+
+        change = terms.lazy_sum(len(self._head), self._public.dim, self._randomness)
+        LocalTraining(
+            self._encoder,
+            self.encoder_parameters,
+            self._public.item_tower[self._public.head],
+            self._settings["local_learning_rate"] / self._expected_users,
+            draw,
+            lambda part: self._move_encoder(part, terms, terms.unit),
+        ).round(terms, change)
+        return change.release(name=terms.release.name).values if terms.private else change.settled()
 
     def round_clip(self, terms: ReleaseTerms, l2_clip_norm: float | None = None) -> RoundClip:
         """How users are clipped in a round that names this norm; None stands for the first round's."""

@@ -41,6 +41,7 @@ class _Gradients(_Settings):
     clip_rate: Annotated[float, Field(gt=0.0, le=1.0)]
     sampling_probability: _Probability
     client_learning_rate: _Rate
+    local_learning_rate: _Rate
 
 
 class _Fit(_Settings):

@@ -19,6 +19,7 @@ from privacy.accounting.schedule import ScheduledRelease
 from privacy.bounded import BoundedSum, UserContributions, clip_and_sum
 from privacy.errors import InputError
 from privacy.mechanisms.discrete_gaussian import MAX_SIGMA, noise_share
+from privacy.mechanisms.lazy_sum import LazilyNoisedSum
 from privacy.randomness import RandomSource
 from privacy.secagg.schema import Section, VectorSchema
 
@@ -87,14 +88,15 @@ class ReleaseTerms:
         """Standard deviation of the sum as it really is, in the caller's units: all survivors' shares together."""
         if not self.private:
             return 0.0
-        return self.total_sigma * math.sqrt(survivors / self.honest_survivors) * self.unit
+        noises = self.release.local_steps * survivors / self.honest_survivors
+        return self.total_sigma * math.sqrt(noises) * self.unit
 
     def schema(self, clients: int) -> VectorSchema:
         """Word widths that no sum of ``clients`` contributions can overflow."""
         reach = (
             0.0 if not self.private else _NOISE_REACH * self.total_sigma / math.sqrt(self.honest_survivors)
         )
-        bound = self.max_users * self.l2_bound + math.ceil(reach)
+        bound = self.release.local_steps * (self.max_users * self.l2_bound + math.ceil(reach))
         bits = 32 if 2 * bound * clients < 2**32 else 64
         return VectorSchema((Section(SECTION, self.length, bits, bound),), clients)
 
@@ -130,6 +132,27 @@ class ReleaseTerms:
             return total.values
         name = self.release.name
         return noise_share(total, self.total_sigma, self.honest_survivors, randomness, name=name).values
+
+    def lazy_sum(self, rows: int, width: int, randomness: RandomSource) -> LazilyNoisedSum:
+        """The change of a table over this release's local steps, with all of the noise at every step.
+
+        Raises:
+            InputError: the noise is shared, or the table is not what the release holds.
+        """
+        if self.private and self.honest_survivors != 1:
+            raise InputError(
+                f"release {self.release.name!r} shares its noise: a client cannot take steps of its own"
+            )
+        if rows * width != self.length:
+            raise InputError(f"release {self.release.name!r} has {self.length} cells, not {rows} x {width}")
+        return LazilyNoisedSum(
+            rows,
+            width,
+            l2_bound=self.l2_bound,
+            unit=self.unit,
+            sigma=self.total_sigma if self.private else None,
+            randomness=randomness,
+        )
 
 
 def release_terms(

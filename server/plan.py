@@ -104,6 +104,7 @@ def _releases(
                 "gradients",
                 share,
                 steps=gradient_rounds(scenario),
+                local_steps=scenario.gradients.local_steps,
                 sampling_probability=scenario.gradients.sampling_probability,
             )
         )
@@ -258,6 +259,7 @@ def _settings(scenario: Scenario, users: int, n_items: int) -> dict[str, object]
             "clip_rate": scenario.gradients.clip_rate,
             "sampling_probability": scenario.gradients.sampling_probability if private else 1.0,
             "client_learning_rate": scenario.gradients.client_learning_rate,
+            "local_learning_rate": scenario.gradients.local_learning_rate,
         },
         "fit": {
             "steps": fit_steps(scenario),

@@ -42,10 +42,10 @@ REFUSALS = (
         "negatives are drawn for each user from the released popularity (gradients.negatives)",
     ),
     Refusal(
-        r"(gradients|federation|privacy)\.(local_steps|local_epochs|local_updates)|local_(steps|epochs|updates)",
+        r"(federation|privacy)\.local_(steps|epochs|updates)|gradients\.local_(epochs|updates)|local_(steps|epochs|updates)",
         "",
         "several noisy local steps cannot share one distributed noise: the second step would start from weights that "
-        "carry only a part of it; each round is one step, more steps are more gradients.rounds",
+        "carry only a part of it; with privacy.noise = 'per_client' they are gradients.local_steps, and every one is charged",
     ),
     Refusal(
         _ANYWHERE + r"accountant",

@@ -88,9 +88,13 @@ class StatisticsSection(_Section):
 
 
 class GradientsSection(_Section):
-    """Joint training of encoder and item tower, one step a round.
+    """Joint training of encoder and item tower, one step a round or, with noise = "per_client", several.
 
     Attributes:
+        local_steps: private steps that each client takes on its own copy of the tower's head between two rounds; all are
+            charged.
+        local_learning_rate: of those steps, on the mean gradient per expected user; read only if there are several. With
+            the same ``server_learning_rate`` and "fedavg" the result is federated averaging.
         l2_clip_norm: of a user's joint gradient; with ``adaptive_clip``, that of the first round.
         adaptive_clip: whether the norm follows a quantile of the users' norms, by a count that is part of the release.
         target_quantile: share of users that should be within the norm.
@@ -116,6 +120,8 @@ class GradientsSection(_Section):
     server_optimizer: Literal["fedavg", "fedadam"] = "fedadam"
     server_learning_rate: Annotated[float, Field(gt=0.0)] | None = None
     client_learning_rate: Annotated[float, Field(gt=0.0)] = 0.01
+    local_steps: Annotated[int, Field(ge=1, le=1000)] = 1
+    local_learning_rate: Annotated[float, Field(gt=0.0)] = 1.0
 
 
 class FitSection(_Section):
@@ -294,6 +300,21 @@ class Scenario(_Section):
         if self.privacy.mode == "off" and self.privacy.noise_multipliers:
             raise ValueError(
                 "privacy.mode = 'off' and privacy.noise_multipliers contradict each other: drop one"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _refuse_local_steps_that_share_noise(self) -> Scenario:
+        if self.gradients.local_steps == 1:
+            return self
+        if self.gradients.adaptive_clip:
+            raise ValueError(
+                "gradients.adaptive_clip counts users once a round, gradients.local_steps clips them several times: drop one"
+            )
+        if self.private and self.privacy.noise == "distributed":
+            raise ValueError(
+                "several noisy local steps cannot share one distributed noise: the second step would start from weights "
+                "that carry only a part of it; use privacy.noise = 'per_client', or gradients.local_steps = 1"
             )
         return self
 

@@ -62,9 +62,24 @@ class FederationPlan:
                 f"distributed noise with {len(self.cohort)} clients, {self.colluding} of them colluding, leaves "
                 f"{self.honest_survivors} honest survivors at the threshold {self.threshold}: use noise = 'per_client'"
             )
+        for release in self.releases:
+            self._check_local_steps(release)
         names = [r.name for r in self.releases]
         if len(set(names)) != len(names):
             raise InputError(f"release names repeat: {sorted(n for n in set(names) if names.count(n) > 1)}")
+
+    def _check_local_steps(self, release: ScheduledRelease) -> None:
+        if release.local_steps == 1:
+            return
+        if release.kind != "gradients":
+            raise InputError(
+                f"release {release.name!r} of kind {release.kind!r} has no local steps; only gradients do"
+            )
+        if self.private and self.noise != "per_client":
+            raise InputError(
+                f"{release.local_steps} noisy local steps cannot share one distributed noise: the second would start from "
+                "weights that carry only a part of it; use privacy.noise = 'per_client', or gradients.local_steps = 1"
+            )
 
     def _check_numbers(self) -> None:
         """A plan comes from a server: what looks like less collusion or another placement means less noise."""

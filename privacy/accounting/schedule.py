@@ -28,6 +28,7 @@ class ScheduledRelease:
             "metrics", "metrics-detail", "fit").
         share: of mu^2, non-negative; the shares of a schedule need not add up to 1.
         steps: number of rounds, each with fresh noise.
+        local_steps: noisy steps that a client takes in a round before it uploads, 1..1000; every one is charged.
         sampling_probability: with which each user takes part in a round (Poisson).
         left_the_client: False for the encoder's local fit.
         noise_multiplier: standard deviation of the noise over the L2 bound; None until the schedule is fitted,
@@ -41,10 +42,20 @@ class ScheduledRelease:
     sampling_probability: float = 1.0
     left_the_client: bool = True
     noise_multiplier: float | None = None
+    local_steps: int = 1
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.share < math.inf:
             raise InputError(f"share={self.share} of release {self.name!r} is not a non-negative number")
+        if type(self.local_steps) is not int or not 1 <= self.local_steps <= 1000:
+            raise InputError(
+                f"local_steps={self.local_steps!r} of release {self.name!r} is not an integer in 1..1000"
+            )
+
+    @property
+    def charged_steps(self) -> int:
+        """Noisy steps in all: rounds times steps a round."""
+        return self.steps * self.local_steps
 
     def event(self) -> ReleaseEvent:
         """The event to be reserved and accounted."""
@@ -54,7 +65,7 @@ class ScheduledRelease:
             name=self.name,
             noise_multiplier=self.noise_multiplier,
             sampling_probability=self.sampling_probability,
-            count=self.steps,
+            count=self.charged_steps,
             left_the_client=self.left_the_client,
         )
 
@@ -68,6 +79,7 @@ class ScheduledRelease:
             "sampling_probability": float(self.sampling_probability),
             "left_the_client": self.left_the_client,
             "noise_multiplier": self.noise_multiplier,
+            "local_steps": self.local_steps,
         }
 
     @classmethod
@@ -118,5 +130,5 @@ def nominal_noise_multiplier(release: ScheduledRelease, mu: float) -> float:
         raise InputError(f"release {release.name!r} has no share of the budget: drop it or give it a share")
     q = release.sampling_probability
     if q == 1.0:
-        return math.sqrt(release.steps) / mu
-    return 1.0 / math.sqrt(math.log1p((mu / q) ** 2 / release.steps))
+        return math.sqrt(release.charged_steps) / mu
+    return 1.0 / math.sqrt(math.log1p((mu / q) ** 2 / release.charged_steps))

@@ -40,6 +40,7 @@ SETTINGS: dict[str, Any] = {
         "l2_clip_norm": CLIP,
         "sampling_probability": 0.5,
         "client_learning_rate": 0.1,
+        "local_learning_rate": 0.5,
         "adaptive_clip": False,
         "target_quantile": 0.5,
         "clip_rate": 0.2,

@@ -15,7 +15,7 @@ from server.scenario import parse_scenario
         ({"gradients": {"negatives_from": "batch"}}, "every other user's gradient"),
         ({"gradients": {"in_batch_negatives": True}}, "every other user's gradient"),
         ({"gradients": {"negatives": "in-batch"}}, "every other user's gradient"),
-        ({"gradients": {"local_steps": 5}}, "one distributed noise"),
+        ({"gradients": {"local_epochs": 5}}, "one distributed noise"),
         ({"local_epochs": 3}, "one distributed noise"),
         ({"accountant": "gdp"}, "understates epsilon"),
         ({"privacy": {"accountant": "CLT"}}, "understates epsilon"),
@@ -50,3 +50,21 @@ def test_a_wrong_value_of_a_known_setting_is_no_refusal_of_the_setting():
         parse_scenario({"gradients": {"server_optimizer": "adamw"}}, source="scenario.toml")
     assert reason_for("gradients.negatives", -1) is None
     assert reason_for("gradients.server_optimizer", "fedavg") is None
+
+
+@pytest.mark.parametrize(
+    ("document", "why"),
+    [
+        (
+            {"gradients": {"local_steps": 5}, "privacy": {"noise": "distributed"}},
+            "use privacy.noise = 'per_client'",
+        ),
+        ({"gradients": {"local_steps": 5, "adaptive_clip": True}}, "counts users once a round"),
+        ({"gradients": {"local_steps": 0}}, "greater than or equal to 1"),
+    ],
+)
+def test_local_steps_are_refused_where_they_would_break_the_promise(document: dict[str, Any], why: str):
+    with pytest.raises(InputError, match=why):
+        parse_scenario(document, source="scenario.toml")
+    off = {"gradients": {"local_steps": 5}, "privacy": {"noise": "distributed", "mode": "off"}}
+    assert parse_scenario(off, source="scenario.toml").gradients.local_steps == 5
