@@ -175,7 +175,7 @@ def units_of(plan: FederationPlan) -> int:
     """Steps of the fit a plan asks for; where it says epochs, these."""
     charged = [release.steps for release in plan.releases if release.kind == "fit"]
     fit = plan.settings["fit"]
-    return charged[0] if charged else int(fit.get("epochs", fit["steps"]))
+    return charged[0] if charged else int(fit["epochs"] if "epochs" in fit else fit["steps"])
 
 
 def _plan(scenario: Scenario, users: int, items: int, catalogue_sha256: str = "00" * 32) -> FederationPlan:
