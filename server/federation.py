@@ -24,6 +24,7 @@ from privacy.release_terms import ReleaseTerms, release_terms
 from privacy.secagg.keys import Roster
 from privacy.wire import federation as wire
 from privacy.wire.federation import Arrays, Enrolment, Task, public_state_sha256
+from recsys_models.item_towers.cold_start import fill_from_content
 from recsys_models.item_towers.subspace import next_basis, start_basis, tower_from_product
 from recsys_models.release_shapes import detail_layout, release_shape
 from server.detail import detail_from_sums
@@ -115,6 +116,8 @@ class Federation:
         watcher: is told of progress.
         after_release: called with a name after each metric release (simulations look at exact figures there).
         start: what the tower starts from; None for a random start.
+        content: ``[n_items, F]`` public vectors of all items, from which items without statistics get a row; None leaves them
+            without.
     """
 
     def __init__(
@@ -130,6 +133,7 @@ class Federation:
         watcher: Watcher,
         after_release: Callable[[str], None] = lambda _name: None,
         start: TowerStart | None = None,
+        content: NDArray[np.float32] | None = None,
     ) -> None:
         self.scenario = scenario
         self.ledger = ledger
@@ -143,6 +147,7 @@ class Federation:
         self._watcher = watcher
         self._after_release = after_release
         self.start = start
+        self._content = content
         self._plan: FederationPlan | None = None
         self._rounds: SecureRounds | None = None
         self._unseen: dict[str, set[str]] = {}
@@ -299,6 +304,10 @@ class Federation:
         arrays = statistics_arrays(total, noise_sd, head, self.n_items, self.plan.settings)
         if self.start is not None and "item_tower" in arrays:
             arrays["item_tower"] = self.start.completing(arrays["item_tower"], head)
+        if self._content is not None and "item_tower" in arrays:
+            tower = arrays["item_tower"]
+            known: NDArray[np.bool_] = np.any(tower != 0.0, axis=1)
+            arrays["item_tower"] = fill_from_content(tower, known, self._content)
         self._update(arrays)
         self.outcome.chosen = "statistics"
 

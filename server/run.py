@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from privacy.accounting.accountant import epsilon as epsilon_of
@@ -24,6 +25,8 @@ from privacy.errors import BudgetExceeded, InputError, PolicyRefusal, ProtocolEr
 from privacy.secagg.keys import Roster
 from privacy.secagg.roster_file import load_roster
 from recsys_models.data.catalogue import Catalogue
+from recsys_models.item_towers.text import content_vectors
+from recsys_models.item_towers.transfer import content_width
 from recsys_models.metrics.intervals import Estimate
 from server.federation import Federation, Watcher
 from server.item_tower import tower_sha256
@@ -86,6 +89,7 @@ def run(
         watcher=watcher,
         after_release=after_release,
         start=start,
+        content=_content_of(scenario, catalogue),
     )
     refusal: Exception | None = None
     try:
@@ -100,6 +104,13 @@ def run(
     if refusal is not None:
         raise refusal
     return report
+
+
+def _content_of(scenario: Scenario, catalogue: Catalogue) -> NDArray[np.float32] | None:
+    """Content vectors for filling the statistics tower, where that is asked for."""
+    if scenario.model.content == "off" or scenario.recipe == "gradients":
+        return None
+    return content_vectors(catalogue, content_width(catalogue.n_items))
 
 
 def open_run_ledger(scenario: Scenario, out: Path) -> Ledger:

@@ -145,6 +145,8 @@ class ModelSection(_Section):
             encoder; so not beside ``protect_within_client``.
         rating_scale: lowest and highest rating, public, where logs have a ``value``: each client then predicts ratings too, by
             a model of its own; as above.
+        content: "auto" gives items outside the statistics a row predicted from their titles, texts and attributes
+            (``recsys_models.item_towers.cold_start``); post-processing, so it costs no budget.
     """
 
     size: Literal["S", "M", "L"] = "S"
@@ -155,6 +157,7 @@ class ModelSection(_Section):
     dropout: Annotated[float, Field(ge=0.0, le=0.9)] | None = None
     reranker: Literal["none", "neumf"] = "none"
     rating_scale: Annotated[tuple[Rating, Rating], AfterValidator(_rises)] | None = None
+    content: Literal["auto", "off"] = "off"
 
 
 class ItemTowerSection(_Section):

@@ -21,6 +21,12 @@ CONTENT_DIM = 256
 """Width of the content vectors that link two catalogues. Fewer for few items: beyond a sixteenth of their number the main
 directions describe single items, not kinds of them, and the map learns those by heart."""
 
+
+def content_width(n_items: int) -> int:
+    """Columns of the content vectors that a map between content and towers of this many items is fitted on."""
+    return min(CONTENT_DIM, max(8, n_items // 16))
+
+
 _PENALTIES = tuple(10.0**power for power in range(-4, 5))
 
 
@@ -96,7 +102,7 @@ def rows_from_content(source: Catalogue, rows: Float32, target: Catalogue) -> Fl
         ``[target.n_items, d]``.
     """
     both = _side_by_side(source, target)
-    together = content_vectors(both, min(CONTENT_DIM, max(8, both.n_items // 16)))
+    together = content_vectors(both, content_width(both.n_items))
     # Decimal ids sort by number, prefixed ones as text: places are looked up, not assumed.
     known = together[both.indices_of([_SOURCE + item for item in source.item_ids])]
     new = together[both.indices_of([_TARGET + item for item in target.item_ids])]
