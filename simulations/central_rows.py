@@ -46,9 +46,11 @@ DELTA = 1e-5
 DRAWS = 3
 """Noise draws whose mean a private row shows; tuning uses a draw of its own."""
 _TUNING_DRAW = 0
+_REVISION = 2
+"""Part of every kept row's name: raise it when a row of unchanged settings is computed differently."""
 DPALS_SHARES = {"counts": 0.10, "gram": 0.05, "matrices": 0.40, "vectors": 0.45}
 """Of mu squared; all but the counts divided by the number of steps."""
-_HEADS = {"head": (100, 200, 400, 800, 1600), "item_l2": (3.0, 10.0, 30.0, 100.0)}
+_HEADS = {"head": (100, 200, 400, 800, 1600), "item_l2": (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)}
 DPALS_GRID: tuple[dict[str, tuple[Any, ...]], ...] = (
     _HEADS,
     {"dim": (4, 8, 16, 32), "steps": (1, 2, 3)},
@@ -131,7 +133,8 @@ def noise_of(epsilon: float, shares: dict[str, float], steps: int, draw: int) ->
         steps: releases of each kind but ``"counts"``, which is released once.
         draw: seed; a simulation's, no protection.
     """
-    mu = gaussian_mu(epsilon, DELTA)
+    # A hair less, so that rounding in the search for mu never spends more than the budget.
+    mu = gaussian_mu(epsilon, DELTA) * (1.0 - 1e-6)
     times = {kind: 1 if kind == "counts" else steps for kind in shares}
     scale = {kind: math.sqrt(times[kind] / share) / mu for kind, share in shares.items()}
     events = [ReleaseEvent(name=kind, noise_multiplier=scale[kind], count=times[kind]) for kind in shares]
@@ -251,7 +254,7 @@ def _twin(name: str, protocol: Protocol, settings: TrainingSettings, say: Say, s
 
 def _kept(folder: Path, protocol: Protocol, key: Row, build: Callable[[], Row], say: Say) -> Row:
     """The row of this key: read if it was finished before, else built and kept."""
-    whole = {"protocol": protocol.name, "checksum": protocol.checksum, **key}
+    whole = {"revision": _REVISION, "protocol": protocol.name, "checksum": protocol.checksum, **key}
     digest = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:12]
     path = folder / f"central-{protocol.name}-{str(key['method']).replace(' ', '-')}-{digest}.json"
     if path.exists():

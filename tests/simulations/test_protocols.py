@@ -52,7 +52,8 @@ def test_refuses_an_unknown_protocol_and_a_pick_without_validation(data: Dataset
 @pytest.mark.parametrize("epsilon", [1.0, 8.0])
 def test_everything_dpals_releases_costs_its_budget(epsilon: float, steps: int) -> None:
     noise, spent = central_rows.noise_of(epsilon, central_rows.DPALS_SHARES, steps, draw=1)
-    assert spent == pytest.approx(epsilon, rel=1e-6)
+    assert spent <= epsilon
+    assert spent == pytest.approx(epsilon, rel=1e-5)
     assert sum(central_rows.DPALS_SHARES.values()) == pytest.approx(1.0)
     assert noise("counts", (10_000,)).std() < noise("gram", (10_000,)).std()
 
@@ -66,7 +67,7 @@ def test_private_rows_stand_at_their_budget(
         ("popularity (central, DP)", 8.0),
         ("DPALS (central, DP)", 8.0),
     ]
-    assert all(row["epsilon_spent"] <= 8.0 + 1e-6 for row in rows)
+    assert all(row["epsilon_spent"] <= 8.0 for row in rows)
 
 
 def test_a_twin_learns_and_says_its_epochs(
