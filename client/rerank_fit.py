@@ -24,6 +24,7 @@ _LOOK_EVERY = 20
 _BATCH = 128
 _LEARNING_RATE = 2e-3
 _WEIGHT_DECAY = 0.01
+_SURELY = 2.0  # standard errors; one lets the best of several looks through by chance (docs/evaluation.md)
 
 
 class RerankFit:
@@ -54,7 +55,7 @@ class RerankFit:
         """AdamW steps over random users; the re-ranker is kept if it ranks held-out users' newest items better.
 
         A fifth of the users is held out. The weights of the best look are kept if their users' reciprocal ranks rise by more
-        than the standard error of that rise: the best of several looks rises a little by chance alone.
+        than two standard errors of that rise: the best of several looks rises a little by chance alone.
 
         Returns:
             Whether it was kept.
@@ -78,7 +79,7 @@ class RerankFit:
             optimizer.step()
             if step % _LOOK_EVERY == 0 or step == steps:
                 rise = self._reciprocal_ranks(reranker, held_out) - without
-                if rise.mean() > max(best, rise.std() / np.sqrt(len(rise))):
+                if rise.mean() > max(best, _SURELY * rise.std() / np.sqrt(len(rise))):
                     best, kept = float(rise.mean()), copy.deepcopy(reranker)
         self._model.reranker = kept
         return kept is not None
