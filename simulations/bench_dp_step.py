@@ -1,8 +1,8 @@
-"""One private training step on encoder and item table: time and memory of four engines, interleaved in one run.
+"""One private training step on encoder and item table: time and memory of engines, interleaved in one run.
 
 All take the same step on the same users: an attention encoder and an item table, sampled softmax with negatives of each
 user's own, SGD. "no DP" makes the dense gradient of the table that PyTorch makes, and the dense update. Ours adds exact
-discrete noise from a cryptographic stream; Opacus' engines add floating-point noise from torch's generator. Times are CPU
+discrete noise from a cryptographic stream; Opacus' hooks add floating-point noise from torch's generator. Times are CPU
 time of this process, on one thread.
 """
 
@@ -28,13 +28,10 @@ from privacy.errors import InputError
 from privacy.mechanisms.discrete_gaussian import add_noise
 from privacy.mechanisms.lazy_noise import LazyNoise
 from privacy.randomness import SystemRandomness
-from privacy.user_gradients.engine import (
-    encoder_size,
-    per_user_gradients,
-    set_encoder_gradient,
-    wrap_encoder,
-)
-from privacy.user_gradients.reference_engines import Step, ghost_step, hooks_step, plain_step
+from privacy.user_gradients.clipped_sum import Method, clipped_sum, wrap_for
+from privacy.user_gradients.engine import encoder_size, per_user_gradients, set_encoder_gradient
+from privacy.user_gradients.ghost import GhostEncoder
+from privacy.user_gradients.reference_engines import Step, hooks_step, plain_step
 from recsys_models.batches import NextItemBatch, next_item_batch
 from recsys_models.encoders.registry import build_encoder
 from recsys_models.negatives import CatalogueSampler
@@ -80,10 +77,16 @@ def problem(items: int, seed: int = 0) -> Problem:
     return Problem(batch, encoder, torch.randn(items, DIM) * 0.3)
 
 
-def our_step(given: Problem, *, lazy: bool) -> Step:
-    """Sparse rows, joint clip on the integer grid, discrete noise; with ``lazy`` the rows' noise waits until they are read."""
+def our_step(given: Problem, *, lazy: bool = False, method: Method = "hooks") -> Step:
+    """Sparse rows, joint clip on the integer grid, discrete noise.
+
+    Args:
+        given: moved by the steps.
+        lazy: whether the rows' noise waits until they are read.
+        method: of per-user gradients of the encoder; ghost clipping goes with noise on every row.
+    """
     randomness, batch, table = SystemRandomness(), given.batch, given.table
-    encoder = wrap_encoder(given.encoder)
+    encoder = wrap_for(method, given.encoder)
     optimizer = torch.optim.SGD(encoder.parameters(), lr=RATE)
     parameters, n_items = encoder_size(encoder), table.shape[0]
     unit = LAZY_UNIT if lazy else UNIT
@@ -97,14 +100,21 @@ def our_step(given: Problem, *, lazy: bool) -> Step:
     def noised(total: BoundedSum) -> NDArray[np.int64]:
         return add_noise(total, sigma, randomness, name="step").values
 
+    def clipped() -> tuple[Tensor | None, BoundedSum]:
+        if isinstance(encoder, GhostEncoder):
+            running = clipped_sum(encoder, n_items, DIM, l2_clip_norm=CLIP_NORM, unit=unit)
+            running.add(table, batch.item_ids, batch)
+            return None, running.total()
+        gradients = per_user_gradients(encoder, table, batch.item_ids, batch)
+        touched, gradients = gradients.touched_rows() if lazy else (None, gradients)
+        rows = n_items if touched is None else touched.numel()
+        return touched, gradients.clip_and_sum(rows, l2_clip_norm=CLIP_NORM, unit=unit)
+
     def step() -> None:
         if owed is not None:
             read = np.unique(batch.item_ids.numpy())
             move(read, owed.settle(read[read >= 0]))
-        gradients = per_user_gradients(encoder, table, batch.item_ids, batch)
-        touched, gradients = gradients.touched_rows() if lazy else (None, gradients)
-        rows = n_items if touched is None else touched.numel()
-        total = gradients.clip_and_sum(rows, l2_clip_norm=CLIP_NORM, unit=unit)
+        touched, total = clipped()
         if owed is None:
             values = noised(total)
         else:
@@ -123,8 +133,8 @@ def _engines() -> dict[str, Callable[[Problem], Step]]:
     return {
         BASELINE: lambda p: plain_step(p.encoder, p.table, p.batch.item_ids, p.batch, RATE),
         "Opacus hooks": lambda p: hooks_step(p.encoder, p.table, p.batch.item_ids, p.batch, **private),
-        "Opacus ghost": lambda p: ghost_step(p.encoder, p.table, p.batch.item_ids, p.batch, **private),
-        "ours": lambda p: our_step(p, lazy=False),
+        "ours": our_step,
+        "ours, ghost": lambda p: our_step(p, method="ghost"),
         "ours, lazy noise": lambda p: our_step(p, lazy=True),
     }
 

@@ -1,8 +1,7 @@
-"""Opacus' own engines on the same model, for the benchmark: hooks and ghost clipping, item table and all.
+"""What a private step is measured beside: no privacy, and Opacus' hooks on the same model, item table and all.
 
-Neither is used for training here. Hooks materialise a dense gradient of the table for every user; ghost clipping
-(Li et al., "Large Language Models Can Be Strong Differentially Private Learners", ICLR 2022) goes back through
-the network twice. Both add noise from torch's generator, which is not a cryptographic one.
+Neither is used for training here. Opacus' hooks materialise a dense gradient of the table for every user, and its noise is
+from torch's generator, which is not a cryptographic one.
 """
 
 # torch and Opacus are only partly typed.
@@ -13,7 +12,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -75,45 +73,6 @@ def hooks_step(
     def step() -> None:
         optimizer.zero_grad()
         model(item_ids, loss_fn).mean().backward()
-        optimizer.step()
-
-    return step
-
-
-def ghost_step(
-    encoder: nn.Module,
-    table: Tensor,
-    item_ids: Tensor,
-    loss_fn: LossFn,
-    *,
-    rate: float,
-    l2_clip_norm: float,
-    noise_multiplier: float,
-) -> Step:
-    """Opacus' ghost clipping and noise."""
-    from opacus.grad_sample import GradSampleModuleFastGradientClipping
-    from opacus.optimizers import DPOptimizerFastGradientClipping
-    from opacus.utils.fast_gradient_clipping_utils import DPTensorFastGradientClipping
-
-    _quiet()
-    model: Any = GradSampleModuleFastGradientClipping(
-        TableModel(encoder.train(), table),
-        batch_first=True,
-        loss_reduction="mean",
-        max_grad_norm=l2_clip_norm,  # pyright: ignore[reportArgumentType]
-        use_ghost_clipping=True,
-    )
-    optimizer = DPOptimizerFastGradientClipping(
-        torch.optim.SGD(model.parameters(), lr=rate),
-        noise_multiplier=noise_multiplier,
-        max_grad_norm=l2_clip_norm,
-        expected_batch_size=item_ids.shape[0],
-    )
-
-    def step() -> None:
-        optimizer.zero_grad()
-        losses = model(item_ids, loss_fn)
-        DPTensorFastGradientClipping(model, optimizer, losses, loss_reduction="mean").backward()
         optimizer.step()
 
     return step

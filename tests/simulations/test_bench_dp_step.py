@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from privacy.errors import InputError
+from privacy.user_gradients import Method
 from simulations import bench_dp_step
 
 
@@ -12,10 +13,10 @@ def test_the_bench_measures_every_engine(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(bench_dp_step, "USERS", 6)
     result = bench_dp_step.run([300], rounds=3)
     rows = {row["engine"]: row for row in result["rows"]}
-    assert list(rows) == ["no DP", "Opacus hooks", "Opacus ghost", "ours", "ours, lazy noise"]
+    assert list(rows) == ["no DP", "Opacus hooks", "ours", "ours, ghost", "ours, lazy noise"]
     assert rows["no DP"]["times_no_dp"] == 1.0
     assert all(row["ms"] > 0 and row["peak_mb"] > 0 for row in rows.values())
-    assert "6 users" in bench_dp_step.format_table(result) and "Opacus ghost" in bench_dp_step.format_table(
+    assert "6 users" in bench_dp_step.format_table(result) and "ours, ghost" in bench_dp_step.format_table(
         result
     )
 
@@ -36,11 +37,11 @@ def test_shortfalls_take_the_better_of_dense_and_lazy_noise():
     assert bench_dp_step._shortfalls(rows) == ["1000000 items: 1.30 x the step without privacy, reach 1.2"]
 
 
-@pytest.mark.parametrize("lazy", [False, True])
-def test_our_step_moves_rows_and_encoder(lazy: bool):
+@pytest.mark.parametrize(("lazy", "method"), [(False, "hooks"), (True, "hooks"), (False, "ghost")])
+def test_our_step_moves_rows_and_encoder(lazy: bool, method: Method):
     given = bench_dp_step.problem(500)
     before, weights = given.table.clone(), [p.detach().clone() for p in given.encoder.parameters()]
-    step = bench_dp_step.our_step(given, lazy=lazy)
+    step = bench_dp_step.our_step(given, lazy=lazy, method=method)
     step()
     step()
     moved = (given.table != before).any(dim=1).numpy()

@@ -10,7 +10,7 @@ from torch import Tensor
 from privacy.bounded import clip_and_sum
 from privacy.errors import InputError
 from privacy.user_gradients import per_user_gradients, wrap_encoder
-from privacy.user_gradients.reference_engines import ghost_step, hooks_step, plain_step
+from privacy.user_gradients.reference_engines import hooks_step, plain_step
 from tests.privacy.user_gradients.encoders import Sound, own_softmax
 
 
@@ -63,7 +63,6 @@ def test_the_reference_engines_take_a_step(table: Tensor, item_ids: Tensor):
     for make in (
         lambda e, t: plain_step(e, t, ids, own_softmax, 0.1),
         lambda e, t: hooks_step(e, t, ids, own_softmax, **private),
-        lambda e, t: ghost_step(e, t, ids, own_softmax, **private),
     ):
         torch.manual_seed(2)
         moved = table.clone()
