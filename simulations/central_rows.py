@@ -66,7 +66,7 @@ TWIN_LENGTH = 50
 _MOST_ITEMS_FULL_SOFTMAX = 10_000
 _TWIN_NEGATIVES = 512
 _TWIN_DROPOUT = 0.2
-TWIN_SETTINGS = TrainingSettings(epochs=60, batch_size=32, look_every=2, patience=4, device="cpu")
+TWIN_SETTINGS = TrainingSettings(epochs=40, batch_size=32, look_every=2, patience=8, device="cpu")
 LARGE_TWIN_SETTINGS = replace(TWIN_SETTINGS, epochs=22, batch_size=64)
 """Where there are more than :data:`_MANY_EVENTS`: fewer, larger passes."""
 _MANY_EVENTS = 500_000
