@@ -23,7 +23,6 @@ from recsys_models.metrics.lists import (
     vector_diversity,
 )
 from recsys_models.metrics.ranking import target_ranks
-from recsys_models.retrieval.blend import ChannelScores
 
 _BATCH = 128
 
@@ -51,7 +50,7 @@ def user_detail(
     """
     targets, histories = log.targets(stage), log.seen(stage)
     users = np.flatnonzero(targets >= 0)
-    scorer = ChannelScores(public.channels(model.device))
+    scorer = model.scorer(public)
     ranks, lists, new = [np.zeros(0, np.int64)], [np.zeros((0, LIST_LENGTH), np.int64)], [np.zeros(0)]
     losses, confidences = [np.zeros(0)], [np.zeros(0)]
     for start in range(0, len(users), _BATCH):

@@ -1,8 +1,8 @@
-"""The local fit: encoder and blend weights on the frozen tower. Nothing of it is sent, not even a loss.
+"""The private local fit: encoder and blend weights on the frozen tower. Nothing of it is sent, not even a loss.
 
-With ``protect_within_client`` it is DP-SGD over users (Abadi et al. 2016, Algorithm 1, the user as the example), so that
-recommendations made for one user of this client say little about another (joint DP); its event is charged to this client's
-ledger. Without, it is ordinary training, and users of one client are protected from outsiders only.
+It is DP-SGD over users (Abadi et al. 2016, Algorithm 1, the user as the example), so that recommendations made for one user of
+this client say little about another (joint DP); its event is charged to this client's ledger. Without
+``protect_within_client`` the fit is an ordinary one (``client.ordinary_fit``).
 """
 
 from __future__ import annotations
@@ -25,18 +25,15 @@ from privacy.user_gradients.clipped_sum import WrappedEncoder, choose_method, cl
 from privacy.user_gradients.engine import LossFn, set_encoder_gradient
 from privacy.user_gradients.guard import check_engine
 from recsys_models.batches import window
-from recsys_models.metrics.ranking import reciprocal_rank, target_ranks
-from recsys_models.retrieval.blend import BlendedRecommender, ChannelScores
+from recsys_models.retrieval.blend import BlendedRecommender
 
 _POSITIONS = 4  # earlier positions of a user's history that one step looks at, besides the newest
 _CHUNK = 64
 _TEMPERATURE = 3.0  # turns standardised scores into logits a softmax can tell apart
 # Noise may move the encoder's output by this share of an item vector's coordinate, and a blend weight by this much.
-_NOISE_IN_OUTPUT = 0.01
-_NOISE_IN_WEIGHT = 0.1
+_NOISE_IN_OUTPUT = 0.005
+_NOISE_IN_WEIGHT = 0.02
 _LARGEST_RATE = 0.5
-_FEWEST_TO_HOLD_OUT = 10
-_LOOK_EVERY = 20
 _GUARD_USERS = 8
 _GUARD_EVENTS = 6
 
@@ -83,7 +80,7 @@ class EncoderFit:
     ) -> None:
         self._model = model
         self._histories = [h for h in histories if len(h) >= 2]
-        self._scorer = ChannelScores(public.channels(model.device))
+        self._scorer = model.scorer(public)
         self._settings = settings["fit"]
         self._per_user_gradients = settings["per_user_gradients"]
         self._dim: int = settings["dim"]
@@ -113,46 +110,6 @@ class EncoderFit:
             set_encoder_gradient(module, noised.dense / expected_users)
             optimizer.step()
         module.to_standard_module()
-
-    def ordinary(self, steps: int, batch_users: int) -> None:
-        """Plain Adam steps over random users, without clipping or noise.
-
-        A fifth of this client's users is held out; the weights with the best mean reciprocal rank on their newest items
-        are kept, the untrained ones if nothing was better. With few users everything else overfits.
-        """
-        if len(self._histories) < _FEWEST_TO_HOLD_OUT:
-            return
-        order = np.argsort(self._randomness.uniform(len(self._histories)))
-        held_out, training = np.split(order, [len(order) // 5])
-        recommender = self._model.recommender.train()
-        rate = self._settings["learning_rate"]
-        optimizer = self._optimizer(torch.optim.Adam, encoder_rate=rate, blend_rate=10.0 * rate)
-        best, best_state = self._reciprocal_rank(held_out), _copy(recommender)
-        for step in range(1, steps + 1):
-            picked = self._randomness.integers(len(training), min(batch_users, len(training)))
-            self._ordinary_step(recommender, optimizer, self._batch(training[picked]))
-            if step % _LOOK_EVERY == 0 or step == steps:
-                reached = self._reciprocal_rank(held_out)
-                if reached > best:
-                    best, best_state = reached, _copy(recommender)
-        recommender.load_state_dict(best_state)
-
-    def _ordinary_step(
-        self, recommender: BlendedRecommender, optimizer: torch.optim.Optimizer, batch: _Batch
-    ) -> None:
-        tower_ND = self._scorer.public.tower_ND
-        losses_B = self._losses(recommender, tower_ND[batch.ids_BL.clamp(min=0)], batch)
-        optimizer.zero_grad()
-        losses_B.mean().backward()
-        optimizer.step()
-
-    def _reciprocal_rank(self, users: NDArray[np.int64]) -> float:
-        """Mean reciprocal rank of these users' newest items, ranked after everything before them."""
-        before = [self._histories[u][:-1] for u in users]
-        newest = np.array([self._histories[u][-1] for u in users], dtype=np.int64)
-        scores = self._model.scores(before, self._scorer).numpy()
-        self._model.recommender.train()
-        return float(reciprocal_rank(target_ranks(scores, newest, before)).mean())
 
     def _optimizer(
         self, kind: type[torch.optim.Optimizer], *, encoder_rate: float, blend_rate: float
@@ -242,10 +199,6 @@ class EncoderFit:
                 for array in (ids[:, :-1], mask[:, :-1], positions, targets)
             )
         )
-
-
-def _copy(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {name: value.detach().clone() for name, value in module.state_dict().items()}
 
 
 def _cross_entropy(scores_BPN: torch.Tensor, targets_BP: torch.Tensor) -> torch.Tensor:

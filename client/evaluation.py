@@ -19,7 +19,6 @@ from privacy.bounded import UserContributions
 from recsys_models.metrics.ranking import target_ranks
 from recsys_models.metrics.sums import user_metric_rows
 from recsys_models.release_shapes import RANKERS
-from recsys_models.retrieval.blend import ChannelScores
 
 _BATCH = 128
 
@@ -43,7 +42,7 @@ def rank_targets(model: ClientModel, log: BehaviourLog, public: PublicState, sta
     targets = log.targets(stage)
     users = np.flatnonzero(targets >= 0)
     histories = log.seen(stage)
-    scorer = ChannelScores(public.channels(model.device))
+    scorer = model.scorer(public)
     nothing = np.zeros(0, dtype=np.int64)
     by_model, by_popularity = [nothing], [nothing]
     for start in range(0, len(users), _BATCH):

@@ -22,6 +22,7 @@ from client.encoder_fit import EncoderFit
 from client.evaluation import metric_contributions, rank_targets
 from client.gradients import GradientTrainer
 from client.model import ClientModel
+from client.ordinary_fit import OrdinaryFit
 from client.plan_settings import check_settings
 from client.policy import ClientPolicy
 from client.private_file import write_private
@@ -57,7 +58,6 @@ from privacy.wire.federation import (
     round_to_two_digits,
 )
 from recsys_models.release_shapes import detail_layout, release_shape
-from recsys_models.retrieval.blend import ChannelScores
 
 _LOG = logging.getLogger("fedtower.client")
 
@@ -330,7 +330,9 @@ class ClientHandlers:
         if release.kind == "popularity":
             return popularity_contributions(self.log, self._n_items)
         if release.kind == "statistics":
-            return statistics_contributions(self.log, self.public, dict(self.plan.settings))
+            return statistics_contributions(
+                self.log, self.public, dict(self.plan.settings), self.plan.private
+            )
         stage: Stage = task.parameters["stage"]
         if release.kind == "metrics-detail":
             detail = user_detail(
@@ -395,12 +397,14 @@ class ClientHandlers:
             self._encoder_fit().private(terms)
             self.ledger.commit(reservation)
         else:
-            settings = self.plan.settings["fit"]
             self._fitted_without_noise = True
-            self._encoder_fit().ordinary(settings["steps"], settings["batch_users"])
-            if self.plan.settings["reranker"] == "neumf":
-                self._rerank_fit().run(settings["steps"], settings["batch_users"])
-            calibrate(self.model, self.log.seen("test"), self._scorer())
+            settings = dict(self.plan.settings)
+            fit = OrdinaryFit(self.model, self.log, self.public, settings, self._randomness)
+            fit.run()
+            if settings["reranker"] == "neumf":
+                self._rerank_fit().run(settings["fit"]["batch_users"])
+            calibrate(self.model, self.log.seen("test"), self.model.scorer(self.public))
+            fit.count_all()
             if self.plan.settings["rating_scale"] is not None:
                 low, high = self.plan.settings["rating_scale"]
                 self.model.rating = fitted_rating_model(
@@ -409,10 +413,8 @@ class ClientHandlers:
         return b""
 
     def _rerank_fit(self) -> RerankFit:
-        return RerankFit(self.model, self.log.seen("test"), self._scorer(), randomness=self._randomness)
-
-    def _scorer(self) -> ChannelScores:
-        return ChannelScores(self.public.channels(self.model.device))
+        scorer = self.model.scorer(self.public)
+        return RerankFit(self.model, self.log.seen("test"), scorer, randomness=self._randomness)
 
     def _encoder_fit(self) -> EncoderFit:
         return EncoderFit(

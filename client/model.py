@@ -1,4 +1,4 @@
-"""The part of the recommender that never leaves this client: the user encoder and the blend's weights."""
+"""The part of the recommender that never leaves this client: user encoder, blend weights, and what it knows of its own."""
 
 from __future__ import annotations
 
@@ -16,13 +16,18 @@ from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_bytes
 
 from client.private_file import write_private
+from client.public_state import PublicState
 from client.rating_fit import RatingModel
 from privacy.randomness import RandomSource
 from recsys_models.batches import window
 from recsys_models.encoders.dropout import own_dropout
 from recsys_models.encoders.registry import build_encoder
 from recsys_models.rerankers.neumf import NeuMF, reranked
-from recsys_models.retrieval.blend import BlendedRecommender, ChannelScores
+from recsys_models.retrieval.blend import BlendedRecommender, ChannelScores, standardise
+from recsys_models.retrieval.transitions import SparseTransitions
+
+_OWN_ITEMS = "own.items"
+_OWN_TRANSITIONS = ("own.transition_starts", "own.transition_items", "own.transition_weights")
 
 # Building a module draws from torch's global generator; clients of a simulation are built by several threads.
 _BUILDING = threading.Lock()
@@ -36,6 +41,11 @@ class ClientModel:
 
     ``temperature`` turns scores into probabilities (``recsys_models.metrics.calibration``). It stays 1 wherever it may not be
     fitted: the blend is itself fitted by the log-loss of its softmax, with noise where a plan protects users of one client.
+
+    Attributes:
+        own_items: item vectors of this client's own, ``[n_items, dim]``; None where the encoder works with the published.
+        own_transitions: transitions of this client's own users, counted without noise; None where they are protected
+            from each other.
 
     Args:
         settings: the plan's model settings.
@@ -65,6 +75,8 @@ class ClientModel:
         self.reranker: NeuMF | None = None
         self.temperature = 1.0
         self.rating: RatingModel | None = None
+        self.own_items: torch.Tensor | None = None
+        self.own_transitions: SparseTransitions | None = None
 
     def draw_dropout_from(self, randomness: RandomSource) -> None:
         """Seed the dropout layers, where there are any.
@@ -78,44 +90,68 @@ class ClientModel:
         generator.manual_seed(int.from_bytes(randomness.random_bytes(8), "little") >> 1)
         own_dropout(self.recommender, generator)
 
+    def scorer(self, public: PublicState) -> ChannelScores:
+        """The channels without parameters: what was published, and this client's own transitions if it counted any."""
+        return ChannelScores(public.channels(self.device), own=self.own_transitions)
+
+    def items_for(self, scorer: ChannelScores) -> torch.Tensor:
+        """Item vectors ``[n_items, dim]`` the encoder works with: this client's own if it fitted any, else the published."""
+        return scorer.public.tower_ND if self.own_items is None else self.own_items
+
     def scores(self, histories: Sequence[NDArray[np.int64]], scorer: ChannelScores) -> torch.Tensor:
         """Scores ``[B, n_items]``, on the CPU, of what comes next after each whole history.
 
         Where published numbers are so large that a user's scores overflow, hers are all 0. A failure instead would tell
         the server that somebody here has such items.
         """
-        self.recommender.eval()
-        # Always the full width: with the longest history of the batch, one user would round all others' scores anew.
-        ids, mask = window(histories, self.max_length, at_least=self.max_length)
-        ids_BL, mask_BL = torch.from_numpy(ids).to(self.device), torch.from_numpy(mask).to(self.device)
-        tower_ND = scorer.public.tower_ND
-        last_B1 = torch.full((len(histories), 1), ids_BL.shape[1] - 1, device=self.device)
         with torch.no_grad():
-            fixed = scorer.fixed_channels(ids_BL, mask_BL, last_B1)
-            history_BLD = tower_ND[ids_BL.clamp(min=0)]
-            blend_B1N, _ = self.recommender(history_BLD, mask_BL, tower_ND, fixed, last_B1)
-            scores_BN = blend_B1N.squeeze(1)
+            channels_BNC = self.channels(histories, scorer)
+            scores_BN = self.recommender.mix(channels_BNC.to(self.device)).squeeze(-1)
             is_usable_B1 = scores_BN.isfinite().all(dim=1, keepdim=True)
             scores_BN = scores_BN.where(is_usable_B1, 0.0)
             if self.reranker is not None:
-                users_BD = self.user_vectors(histories, tower_ND)
-                scores_BN = reranked(self.reranker, scores_BN, users_BD, tower_ND, histories)
+                items_ND = self.items_for(scorer)
+                users_BD = self.user_vectors(histories, items_ND)
+                scores_BN = reranked(self.reranker, scores_BN, users_BD, items_ND, histories)
             return scores_BN.cpu()
 
-    def user_vectors(self, histories: Sequence[NDArray[np.int64]], tower_ND: torch.Tensor) -> torch.Tensor:
-        """The encoder's vectors ``[B, D]`` after each whole history; they stay here."""
-        self.recommender.eval()
-        ids, mask = window(histories, self.max_length, at_least=self.max_length)
-        ids_BL, mask_BL = torch.from_numpy(ids).to(self.device), torch.from_numpy(mask).to(self.device)
-        with torch.no_grad():
-            return self.recommender.encoder(tower_ND[ids_BL.clamp(min=0)], mask_BL)[:, -1]
+    @torch.no_grad()
+    def user_vectors(self, histories: Sequence[NDArray[np.int64]], items_ND: torch.Tensor) -> torch.Tensor:
+        """The encoder's vectors ``[B, D]`` after each whole history, of these item vectors; they stay here."""
+        ids_BL, mask_BL = self._windows(histories)
+        return self._user_vectors(ids_BL, mask_BL, items_ND)
 
     def untrained_reranker(self) -> NeuMF:
         """A re-ranker to be fitted; it adds nothing yet."""
         return copy.deepcopy(self._untrained_reranker)
 
+    @torch.no_grad()
+    def channels(self, histories: Sequence[NDArray[np.int64]], scorer: ChannelScores) -> torch.Tensor:
+        """Every channel's standardised scores ``[B, n_items, C]``, on the CPU, after each whole history."""
+        ids_BL, mask_BL = self._windows(histories)
+        last_B1 = torch.full((len(histories), 1), ids_BL.shape[1] - 1, device=self.device)
+        fixed_BNC = scorer.fixed_channels(ids_BL, mask_BL, last_B1).squeeze(1)
+        items_ND = self.items_for(scorer)
+        encoder_BN = standardise(self._user_vectors(ids_BL, mask_BL, items_ND) @ items_ND.T)
+        return torch.cat([encoder_BN.unsqueeze(-1), fixed_BNC], dim=-1).cpu()
+
+    def _windows(self, histories: Sequence[NDArray[np.int64]]) -> tuple[torch.Tensor, torch.Tensor]:
+        # Always the full width: with the longest history of the batch, one user would round all others' scores anew.
+        ids, mask = window(histories, self.max_length, at_least=self.max_length)
+        return torch.from_numpy(ids).to(self.device), torch.from_numpy(mask).to(self.device)
+
+    def _user_vectors(
+        self, ids_BL: torch.Tensor, mask_BL: torch.Tensor, items_ND: torch.Tensor
+    ) -> torch.Tensor:
+        encoder = self.recommender.encoder
+        was_training = encoder.training
+        encoder.eval()
+        users_BLD = encoder(items_ND[ids_BL.clamp(min=0)], mask_BL)
+        encoder.train(was_training)
+        return users_BLD[:, -1]
+
     def save(self, path: Path) -> None:
-        """Write the private weights, for this user of the machine alone; they are never sent."""
+        """Write everything private, for this user of the machine alone; it is never sent."""
         parts = {"": self.recommender, _RERANKER: self.reranker}
         weights = {
             prefix + name: value.cpu().contiguous()
@@ -126,12 +162,22 @@ class ClientModel:
         weights[_TEMPERATURE] = torch.tensor([self.temperature], dtype=torch.float64)
         if self.rating is not None:
             weights |= {_RATING + name: value for name, value in self.rating.state().items()}
+        if self.own_items is not None:
+            weights[_OWN_ITEMS] = self.own_items.cpu().contiguous()
+        if self.own_transitions is not None:
+            own = self.own_transitions
+            for name, array in zip(_OWN_TRANSITIONS, (own.starts, own.items, own.weights), strict=True):
+                weights[name] = torch.from_numpy(array)
         write_private(path, safetensors_bytes(weights))
 
     def load(self, path: Path) -> None:
         """Read what ``save`` wrote."""
         weights = load_file(path)
         self.temperature = float(weights.pop(_TEMPERATURE))
+        items = weights.pop(_OWN_ITEMS, None)
+        self.own_items = None if items is None else items.to(self.device)
+        counted = [weights.pop(name).numpy() for name in _OWN_TRANSITIONS if name in weights]
+        self.own_transitions = SparseTransitions(*counted) if counted else None
         reranker, rating = _taken(weights, _RERANKER), _taken(weights, _RATING)
         self.recommender.load_state_dict(weights)
         self.rating = RatingModel.of_state(rating) if rating else None

@@ -48,7 +48,10 @@ class _Fit(_Settings):
     steps: Annotated[int, Field(ge=0, le=100_000)]
     l2_clip_norm: _ClipNorm
     learning_rate: _Rate
+    epochs: Annotated[int, Field(ge=0, le=10_000)]
     batch_users: _Count
+    dropout: Annotated[float, Field(ge=0.0, le=0.9)]
+    own_items: bool
 
 
 class _Evaluation(_Settings):

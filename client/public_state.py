@@ -10,17 +10,17 @@ from numpy.typing import NDArray
 
 from privacy.errors import ProtocolError
 from privacy.wire.federation import Arrays, public_state_sha256
-from recsys_models.item_towers.factorisation import TransitionChannel
+from recsys_models.errors import DataError
 from recsys_models.item_towers.subspace import is_orthonormal
 from recsys_models.retrieval.blend import PublicChannels
+from recsys_models.retrieval.transitions import TRANSITION_ARRAYS, TransitionReadings
 
 # name: (dtype, number of dimensions); nothing else is accepted from a server.
 KNOWN: dict[str, tuple[str, int]] = {
     "popularity": ("float32", 1),
     "head": ("int64", 1),
     "item_tower": ("float32", 2),
-    "transitions_sparse": ("float32", 2),
-    "transitions_smooth": ("float32", 2),
+    **TRANSITION_ARRAYS,
     "basis": ("float32", 2),
 }
 
@@ -44,11 +44,14 @@ class PublicState:
         """Replace arrays by name.
 
         Raises:
-            ProtocolError: an unknown name, a wrong type or shape, or a number that is not finite.
+            ProtocolError: an unknown name, a wrong type or shape, a number that is not finite, or transitions that
+                cannot be read. Nothing was replaced then.
         """
         for name, array in arrays.items():
             self._check(name, array)
-        self._arrays.update(arrays)
+        together = {**self._arrays, **arrays}
+        self._transitions(together)
+        self._arrays = together
 
     def _check(self, name: str, array: NDArray[Any]) -> None:
         if name not in KNOWN:
@@ -117,14 +120,12 @@ class PublicState:
         """Everything a recommender scores with, on ``device``.
 
         Raises:
-            ProtocolError: transitions do not fit the head items.
+            ProtocolError: transitions are incomplete, or lead outside the catalogue.
         """
-        transitions = None
-        if "transitions_sparse" in self._arrays and "transitions_smooth" in self._arrays:
-            transitions = TransitionChannel(
-                self._arrays["transitions_sparse"], self._arrays["transitions_smooth"]
-            )
-            size = (len(self.head), len(self.head))
-            if transitions.sparse.shape != size or transitions.smooth.shape != size:
-                raise ProtocolError(f"published transitions do not fit {len(self.head)} head items")
-        return PublicChannels.build(self.item_tower, self.popularity, self.head, transitions, device)
+        return PublicChannels.build(self.item_tower, self.popularity, self._transitions(self._arrays), device)
+
+    def _transitions(self, arrays: Arrays) -> TransitionReadings | None:
+        try:
+            return TransitionReadings.from_arrays(arrays, self.n_items)
+        except DataError as error:
+            raise ProtocolError(f"published transitions cannot be read: {error}") from None

@@ -12,7 +12,6 @@ from client.public_state import PublicState
 from client.rating_fit import Rated
 from privacy.errors import InputError
 from recsys_models.metrics.calibration import next_item_probabilities
-from recsys_models.retrieval.blend import ChannelScores
 
 
 @dataclass(frozen=True)
@@ -54,9 +53,7 @@ def recommend(
     """
     if count < 1:
         raise InputError(f"count={count}: ask for at least one recommendation")
-    scores = (
-        model.scores([history], ChannelScores(public.channels(model.device)))[0].numpy().astype(np.float64)
-    )
+    scores = model.scores([history], model.scorer(public))[0].numpy().astype(np.float64)
     (probability,) = next_item_probabilities(scores[None], [history], temperature=model.temperature)
     scores[history] = -np.inf
     best = np.argsort(-scores, kind="stable")[:count]

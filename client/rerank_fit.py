@@ -22,6 +22,7 @@ from recsys_models.retrieval.blend import ChannelScores
 _FEWEST_TO_HOLD_OUT = 10
 _LOOK_EVERY = 20
 _BATCH = 128
+_STEPS = 160
 _LEARNING_RATE = 2e-3
 _WEIGHT_DECAY = 0.01
 _SURELY = 2.0  # standard errors; one lets the best of several looks through by chance (docs/evaluation.md)
@@ -51,7 +52,7 @@ class RerankFit:
         self._scorer = scorer
         self._randomness = randomness
 
-    def run(self, steps: int, batch_users: int) -> bool:
+    def run(self, batch_users: int, steps: int = _STEPS) -> bool:
         """AdamW steps over random users; the re-ranker is kept if it ranks held-out users' newest items better.
 
         A fifth of the users is held out. The weights of the best look are kept if their users' reciprocal ranks rise by more
@@ -87,7 +88,7 @@ class RerankFit:
     def _prepared(self, users: NDArray[np.int64]) -> tuple[torch.Tensor, ...]:
         """Arguments of the loss, for these users in this order; the frozen parts never change, so once."""
         parts: list[tuple[torch.Tensor, ...]] = []
-        tower_ND = self._scorer.public.tower_ND
+        tower_ND = self._model.items_for(self._scorer)
         for start in range(0, len(users), _BATCH):
             before, newest = self._split(users[start : start + _BATCH])
             scores_BN = self._model.scores(before, self._scorer).to(self._model.device)

@@ -20,10 +20,10 @@ def popularity_contributions(log: BehaviourLog, n_items: int) -> UserContributio
 
 
 def statistics_contributions(
-    log: BehaviourLog, public: PublicState, settings: dict[str, Any]
+    log: BehaviourLog, public: PublicState, settings: dict[str, Any], private: bool
 ) -> UserContributions:
-    """Each user's Gram and transition cells over the published head items, as a row of norm at most 1."""
-    layout = statistics_layout(len(public.head), settings)
+    """Each user's transition (and Gram) cells over the published head items, as a row of norm at most 1 where private."""
+    layout = statistics_layout(len(public.head), settings, private)
     return as_contributions(statistics_rows(log.training, public.head_position, layout))
 
 

@@ -19,6 +19,8 @@ RANKERS = ("model", "popularity")
 """Whose ranks a metric release holds: the client's recommender, and popularity on the same users and targets."""
 
 _NOISY_METRIC_UNIT = 2.0**-10
+# Off means off: the norm of nobody's counts; a user would need more than a thousand events of one and the same pair.
+_UNREACHED_NORM = 2.0**12
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,9 @@ def release_shape(
     if kind == "popularity":
         return ReleaseShape(n_items, 1.0)
     if kind == "statistics":
-        return ReleaseShape(statistics_layout(head, settings).length, 1.0)
+        return ReleaseShape(
+            statistics_layout(head, settings, private).length, 1.0 if private else _UNREACHED_NORM
+        )
     if kind == "statistics-subspace":
         return ReleaseShape(n_items * settings["subspace_rank"], 1.0)
     if kind == "gradients":
@@ -110,6 +114,8 @@ def detail_layout(n_items: int, settings: Mapping[str, Any], private: bool) -> D
     return DetailLayout(n_items, tuple(bounds), _NOISY_METRIC_UNIT if private else METRIC_UNIT)
 
 
-def statistics_layout(head: int, settings: Mapping[str, Any]) -> StatisticsLayout:
-    """The agreed layout of the statistics vector for this many head items."""
-    return StatisticsLayout(head, settings["gram_share"], settings["orders"], settings["decay"])
+def statistics_layout(head: int, settings: Mapping[str, Any], private: bool) -> StatisticsLayout:
+    """The agreed layout of the statistics vector for this many head items; counts where nothing is bounded anyway."""
+    return StatisticsLayout(
+        head, settings["gram_share"], settings["orders"], settings["decay"], normalised=private
+    )

@@ -1,9 +1,9 @@
 """Additive statistics of behaviour sequences: what one user adds, and how the sum is read again.
 
 A *row* is one user's contribution as sparse (indices, values); rows are returned in CSR form, user ``u`` owning
-``indices[offsets[u]:offsets[u + 1]]``. Every row has Euclidean norm at most 1, so a release of the sum over users needs
-noise for sensitivity 1 under add/remove of one user. Rows are normalised, not capped: with few users this keeps more of
-the signal than limiting the number of items (measured for co-occurrence at epsilon = 8, see ``docs/evaluation.md``).
+``indices[offsets[u]:offsets[u + 1]]``. Every row has Euclidean norm at most 1 (unless counts are asked for, which is for runs
+without noise), so a release of the sum over users needs noise for sensitivity 1 under add/remove of one user. Rows are
+normalised, not capped: with few users this keeps more of the signal than limiting the number of items.
 
 Three statistics are used:
 
@@ -76,12 +76,15 @@ class StatisticsLayout:
         gram_share: share of the squared norm given to the Gram part, in ``[0, 1]``.
         orders: transitions up to this many steps apart are counted.
         decay: weight of a pair ``s`` steps apart is ``decay ** (s - 1)``.
+        normalised: False leaves each user's transitions as counts. Then no row is bounded, so it is for runs without noise,
+            where it is a little better: a user's hundredth transition says as much as her first.
     """
 
     head: int
-    gram_share: float = 0.5
-    orders: int = 3
-    decay: float = 0.6
+    gram_share: float = 0.0
+    orders: int = 5
+    decay: float = 0.7
+    normalised: bool = True
 
     def __post_init__(self) -> None:
         if self.head < 1:
@@ -119,7 +122,7 @@ def statistics_rows(histories: Sequence[Int], head_position: Int, layout: Statis
         layout: widths and weights.
 
     Returns:
-        rows with norm at most 1 each (0 for a user without head items).
+        rows with norm at most 1 each (0 for a user without head items), unless ``layout.normalised`` is False.
     """
     return collect_rows([_statistics_row(head_position[h], layout) for h in histories], layout.length)
 
@@ -129,8 +132,8 @@ def _statistics_row(positions: Int, layout: StatisticsLayout) -> tuple[Int, Floa
     if len(seen) == 0:
         return np.zeros(0, np.int64), np.zeros(0)
     pairs_at, pairs = _transition_entries(seen, layout)
-    if layout.gram_length == 0:
-        return pairs_at, pairs * layout.transition_weight
+    if not layout.gram_length:
+        return pairs_at, pairs
     gram_at, gram = _gram_entries(np.unique(seen), layout.head)
     indices = np.concatenate([gram_at, pairs_at + layout.gram_length])
     values = np.concatenate([gram * layout.gram_weight, pairs * layout.transition_weight])
@@ -155,20 +158,23 @@ def _transition_entries(seen: Int, layout: StatisticsLayout) -> tuple[Int, Float
     if not cells:
         return np.zeros(0, np.int64), np.zeros(0)
     at, inverse = np.unique(np.concatenate(cells), return_inverse=True)
-    values = np.bincount(inverse, weights=np.concatenate(weights), minlength=len(at))
-    return at, values / np.linalg.norm(values)
+    values = np.bincount(inverse, weights=np.concatenate(weights), minlength=len(at)).astype(np.float64)
+    return at, values / np.linalg.norm(values) if layout.normalised else values
 
 
 def split_statistics(total: Float, layout: StatisticsLayout) -> tuple[Float, Float]:
-    """Read a released sum back into (Gram ``[K, K]`` symmetric, transitions ``[K, K]`` from row to column)."""
+    """Read a released sum back into (Gram ``[K, K]`` symmetric, transitions ``[K, K]`` from row to column).
+
+    Without a Gram part the Gram matrix is zeros.
+    """
     if total.shape != (layout.length,):
         raise DataError(
             f"a statistics vector of {total.shape} does not fit {layout.length} cells for K={layout.head}"
         )
     head = layout.head
     gram = np.zeros((head, head))
-    if layout.gram_length > 0:
-        gram[np.triu_indices(head)] = total[: layout.gram_length] / max(layout.gram_weight, 1e-12)
+    if layout.gram_length:
+        gram[np.triu_indices(head)] = total[: layout.gram_length] / layout.gram_weight
         off_diagonal = np.triu(gram, 1) / np.sqrt(2.0)
         gram = np.diag(np.diag(gram)) + off_diagonal + off_diagonal.T
     transitions = total[layout.gram_length :].reshape(head, head) / max(layout.transition_weight, 1e-12)

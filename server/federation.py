@@ -290,9 +290,7 @@ class Federation:
         """Publish what the run starts from, where no statistics are going to replace it."""
         if self.start is None or self.scenario.recipe != "gradients":
             return
-        self._update({**self.start.kept, "item_tower": self.start.tower})
-        if self.start.transitions:
-            self._update(self.start.transitions_over(self.outcome.arrays["head"]))
+        self._update({**self.start.kept, **self.start.transitions, "item_tower": self.start.tower})
 
     def release_statistics(self) -> None:
         """Release 2: Gram and transitions of the head items; item tower and transition channel follow from them."""
@@ -375,7 +373,8 @@ class Federation:
     def fit_encoders(self) -> None:
         """Every client fits its encoder on the frozen tower; nothing comes back but an acknowledgement."""
         charged = any(release.kind == "fit" for release in self.plan.releases)
-        if not charged and not int(self.plan.settings["fit"]["steps"]):
+        is_ordinary = not (self.plan.private and self.plan.protect_within_client)
+        if not charged and not (is_ordinary and self.plan.settings["fit"]["epochs"]):
             return
         name = "fit"
         self._watcher.release(name)

@@ -13,8 +13,14 @@ from numpy.typing import NDArray
 from privacy.mechanisms.joint_clip import JointClip
 from privacy.release_terms import ReleaseTerms
 from privacy.wire.federation import Arrays
-from recsys_models.item_towers.factorisation import denoise_transitions, tower_from_gram
-from recsys_models.statistics import StatisticsLayout, split_statistics
+from recsys_models.item_towers.factorisation import (
+    denoise_transitions,
+    tower_from_gram,
+    tower_from_transitions,
+)
+from recsys_models.release_shapes import statistics_layout
+from recsys_models.retrieval.transitions import PRIOR_TOTAL, SmoothTransitions, TransitionReadings, from_head
+from recsys_models.statistics import split_statistics
 
 Float = NDArray[np.float64]
 
@@ -31,7 +37,9 @@ def popularity_arrays(total: Float, head: int) -> Arrays:
 def statistics_arrays(
     total: Float, noise_sd: float, head: NDArray[np.int64], n_items: int, settings: Any
 ) -> Arrays:
-    """Item tower and both transition readings from the released statistics; no tower where they hold no Gram part.
+    """Item tower and both transition readings from the released statistics; no tower where a subspace gives it.
+
+    The tower is made of the Gram part where the plan gives it a share, else of the transitions themselves.
 
     Args:
         total: ``[layout.length]`` the sum as released.
@@ -40,19 +48,23 @@ def statistics_arrays(
         n_items: size of the catalogue.
         settings: the plan's settings.
     """
-    layout = StatisticsLayout(len(head), settings["gram_share"], settings["orders"], settings["decay"])
+    layout = statistics_layout(len(head), settings, private=noise_sd > 0.0)
     gram, transitions = split_statistics(total, layout)
+    dim = int(settings["dim"])
     transition_sd = noise_sd / max(layout.transition_weight, 1e-12)
-    channel = denoise_transitions(transitions, float(transition_sd))
-    arrays: Arrays = {
-        "transitions_sparse": channel.sparse.astype(np.float32),
-        "transitions_smooth": channel.smooth.astype(np.float32),
-    }
-    if layout.gram_length > 0:
-        gram_sd = noise_sd / layout.gram_weight / np.sqrt(2.0)
-        rows = tower_from_gram(gram, float(gram_sd), settings["dim"], score_norm=SCORE_NORM)
-        arrays["item_tower"] = whole_tower(rows, head, n_items)
-    return arrays
+    prior_total = 0.0 if layout.normalised else PRIOR_TOTAL
+    denoised = denoise_transitions(transitions, transition_sd, prior_total=prior_total)
+    factors = (whole_tower(part, head, n_items) for part in (denoised.left, denoised.right))
+    readings = TransitionReadings(from_head(denoised.sparse, head, n_items), SmoothTransitions(*factors))
+    arrays: Arrays = readings.to_arrays()
+    if settings["subspace_rank"]:
+        return arrays
+    if layout.gram_length:
+        gram_sd = noise_sd / layout.gram_weight / float(np.sqrt(2.0))
+        rows = tower_from_gram(gram, gram_sd, dim, score_norm=SCORE_NORM)
+    else:
+        rows = tower_from_transitions(transitions, transition_sd, dim, score_norm=SCORE_NORM)
+    return {**arrays, "item_tower": whole_tower(rows, head, n_items)}
 
 
 def whole_tower(rows: Float, head: NDArray[np.int64], n_items: int) -> NDArray[np.float32]:

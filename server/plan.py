@@ -127,8 +127,9 @@ def _releases(
 
 
 def _statistics_releases(scenario: Scenario, users: int, n_items: int) -> list[ScheduledRelease]:
-    share, gram_share = scenario.shares.statistics, scenario.statistics.gram_share
-    if statistics_method(scenario, users, n_items) == "matrix":
+    method = statistics_method(scenario, users, n_items)
+    share, gram_share = scenario.shares.statistics, _gram_share(scenario, method)
+    if method == "matrix":
         return [ScheduledRelease("statistics", "statistics", share)]
     releases: list[ScheduledRelease] = []
     if gram_share < 1.0:
@@ -183,10 +184,8 @@ def gradient_rounds(scenario: Scenario) -> int:
 
 
 def fit_steps(scenario: Scenario) -> int:
-    """Steps of the encoder's local fit."""
-    if scenario.fit.steps is not None:
-        return scenario.fit.steps
-    return 20 if scenario.private and scenario.privacy.protect_within_client else 160
+    """Noisy steps of the encoder's local fit."""
+    return 20 if scenario.fit.steps is None else scenario.fit.steps
 
 
 def head_items(scenario: Scenario, users: int, n_items: int) -> int:
@@ -208,6 +207,13 @@ def statistics_method(scenario: Scenario, users: int, n_items: int) -> Literal["
     if scenario.statistics.method != "auto":
         return scenario.statistics.method
     return "subspace" if _wanted_head(scenario, users, n_items) > DENSE_LIMIT else "matrix"
+
+
+def _gram_share(scenario: Scenario, method: Literal["matrix", "subspace"]) -> float:
+    """Transitions give the tower as well, where they cover its items; the subspace is there for the items they do not."""
+    if scenario.statistics.gram_share is not None:
+        return scenario.statistics.gram_share
+    return 0.0 if method == "matrix" else 0.5
 
 
 def _wanted_head(scenario: Scenario, users: int, n_items: int) -> int:
@@ -241,7 +247,7 @@ def _settings(scenario: Scenario, users: int, n_items: int) -> dict[str, object]
         "rating_scale": None if scenario.model.rating_scale is None else list(scenario.model.rating_scale),
         "head": head,
         # The Gram part then has releases of its own.
-        "gram_share": 0.0 if is_subspace else scenario.statistics.gram_share,
+        "gram_share": 0.0 if is_subspace else _gram_share(scenario, "matrix"),
         "subspace_rank": min(rank, n_items) if is_subspace else 0,
         "orders": scenario.statistics.orders,
         "decay": scenario.statistics.decay,
@@ -265,7 +271,10 @@ def _settings(scenario: Scenario, users: int, n_items: int) -> dict[str, object]
             "steps": fit_steps(scenario),
             "l2_clip_norm": scenario.fit.l2_clip_norm,
             "learning_rate": scenario.fit.learning_rate or _fit_learning_rate(scenario),
+            "epochs": scenario.fit.epochs,
             "batch_users": 64,
+            "dropout": scenario.fit.dropout,
+            "own_items": scenario.fit.own_items,
         },
         "evaluation": {
             "group_bounds": list(scenario.evaluation.group_bounds),

@@ -14,6 +14,7 @@ from privacy.errors import InputError
 from privacy.wire.federation import Arrays
 from recsys_models.data.catalogue import Catalogue
 from recsys_models.errors import DataError
+from recsys_models.retrieval.transitions import TRANSITION_ARRAYS, TransitionReadings
 from server.report import read_report
 
 ARRAYS_FILE = "item_tower.safetensors"
@@ -23,8 +24,7 @@ _KINDS = {
     "item_tower": ("float32", 2),
     "popularity": ("float32", 1),
     "head": ("int64", 1),
-    "transitions_sparse": ("float32", 2),
-    "transitions_smooth": ("float32", 2),
+    **TRANSITION_ARRAYS,
 }
 
 
@@ -100,6 +100,7 @@ def _check(arrays: Arrays, n_items: int, path: Path) -> None:
     head = arrays.get("head", np.zeros(0, dtype=np.int64))
     if len(np.unique(head)) != len(head) or (head.size and not 0 <= head.min() <= head.max() < n_items):
         raise InputError(f"{path}: the head items repeat or lie outside the catalogue of {n_items} items")
-    for name in ("transitions_sparse", "transitions_smooth"):
-        if name in arrays and arrays[name].shape != (len(head), len(head)):
-            raise InputError(f"{path}: {name} does not fit {len(head)} head items")
+    try:
+        TransitionReadings.from_arrays(arrays, n_items)
+    except DataError as error:
+        raise InputError(f"{path}: {error}") from None

@@ -75,6 +75,10 @@ class StatisticsSection(_Section):
             the noise allows is larger than a dense matrix may be (``server.plan.statistics_method``).
         subspace_rank: columns; default 8 more than the width of item vectors.
         subspace_rounds: each with fresh noise; they share the Gram part of the statistics' budget.
+        gram_share: of the statistics' squared norm that goes to co-occurrence; 0, the default with a matrix, makes the item
+            tower of the transitions read in both directions, which needs no share of its own. By a subspace it is 0.5.
+        orders: transitions up to this many steps apart are counted.
+        decay: weight of a step relative to the next shorter one.
     """
 
     method: Literal["auto", "matrix", "subspace"] = "auto"
@@ -82,9 +86,9 @@ class StatisticsSection(_Section):
     subspace_rounds: Annotated[int, Field(ge=1, le=20)] = 3
 
     head: Annotated[int, Field(ge=2)] | None = None
-    gram_share: Share = 0.5
-    orders: Annotated[int, Field(ge=1, le=10)] = 3
-    decay: Annotated[float, Field(gt=0.0, le=1.0)] = 0.6
+    gram_share: Share | None = None
+    orders: Annotated[int, Field(ge=1, le=10)] = 5
+    decay: Annotated[float, Field(gt=0.0, le=1.0)] = 0.7
 
 
 class GradientsSection(_Section):
@@ -125,12 +129,23 @@ class GradientsSection(_Section):
 
 
 class FitSection(_Section):
-    """Training of each client's encoder on the frozen tower; nothing is sent."""
+    """Training of each client's encoder on the published tower; nothing is sent.
+
+    Attributes:
+        steps: noisy steps, where users of a client are protected from each other.
+        sampling_probability: of a user in a noisy step.
+        epochs: passes over the client's log at most, where they are not; 0 leaves the fit out.
+        dropout: in those passes.
+        own_items: whether those passes also move the item vectors, in a copy that stays at the client.
+    """
 
     steps: Annotated[int, Field(ge=0, le=100_000)] | None = None
     sampling_probability: Annotated[float, Field(gt=0.0, le=1.0)] = 0.25
     l2_clip_norm: Annotated[float, Field(gt=0.0)] = 1.0
     learning_rate: Annotated[float, Field(gt=0.0)] | None = None
+    epochs: Annotated[int, Field(ge=0, le=10_000)] = 20
+    dropout: Annotated[float, Field(ge=0.0, le=0.9)] = 0.2
+    own_items: bool = True
 
 
 class ModelSection(_Section):

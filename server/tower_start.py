@@ -32,6 +32,7 @@ from privacy.wire.federation import Arrays
 from recsys_models.data.catalogue import Catalogue
 from recsys_models.item_towers.text import content_vectors
 from recsys_models.item_towers.transfer import ridge_map, rows_by_id, rows_from_content
+from recsys_models.retrieval.transitions import TransitionReadings
 from server.item_tower import SCORE_NORM, tower_sha256
 from server.published import PublishedRun, read_published
 from server.scenario import Scenario
@@ -49,30 +50,18 @@ class TowerStart:
         tower: ``[n_items, dim]``; zeros for items of which nothing was known.
         provenance: for report and certificate.
         kept: a resumed run's other arrays, over the same catalogue.
-        transitions: its transitions, by item of this catalogue: the earlier head items' indices here (-1: gone) and matrices.
+        transitions: its transitions, as arrays over this catalogue.
     """
 
     tower: Float32
     provenance: dict[str, Any]
     kept: Arrays = field(default_factory=dict[str, NDArray[Any]])
-    earlier_head: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     transitions: Arrays = field(default_factory=dict[str, NDArray[Any]])
 
     @property
     def keeps_popularity(self) -> bool:
         """Whether popularity and head items are known without another release."""
         return "popularity" in self.kept and "head" in self.kept
-
-    def transitions_over(self, head: NDArray[np.int64]) -> Arrays:
-        """The earlier transitions over these head items; zeros where the earlier run had none."""
-        place = {int(item): position for position, item in enumerate(self.earlier_head) if item >= 0}
-        old = np.array([place.get(int(item), -1) for item in head], dtype=np.int64)
-        new = np.flatnonzero(old >= 0)
-        moved: Arrays = {}
-        for name, matrix in self.transitions.items():
-            moved[name] = np.zeros((len(head), len(head)), dtype=np.float32)
-            moved[name][np.ix_(new, new)] = matrix[np.ix_(old[new], old[new])]
-        return moved
 
     def completing(self, tower: Float32, head: NDArray[np.int64]) -> Float32:
         """A tower of the head items with this start's rows for the others, in the tower's coordinates."""
@@ -128,15 +117,14 @@ def _resumed(
     provenance = _provenance("resume", earlier, ledger_path, counts)
     if scenario.recipe != "gradients":
         return TowerStart(tower, provenance)
-    names = [name for name in ("transitions_sparse", "transitions_smooth") if name in earlier.arrays]
-    transitions = {name: earlier.arrays[name] for name in names}
-    head = earlier.arrays.get("head", np.zeros(0, dtype=np.int64))
-    place = {item: index for index, item in enumerate(catalogue.item_ids)}
-    here = np.array([place.get(earlier.catalogue.item_ids[i], -1) for i in head], dtype=np.int64)
+    index = {item: index for index, item in enumerate(catalogue.item_ids)}
+    place = np.array([index.get(item, -1) for item in earlier.catalogue.item_ids], dtype=np.int64)
+    readings = TransitionReadings.from_arrays(earlier.arrays, earlier.catalogue.n_items)
+    transitions = {} if readings is None else readings.over(place, catalogue.n_items).to_arrays()
     kept: Arrays = {}
     if earlier.catalogue.sha256 == catalogue.sha256:
         kept = {name: earlier.arrays[name] for name in ("popularity", "head") if name in earlier.arrays}
-    return TowerStart(tower, provenance, kept, here, transitions)
+    return TowerStart(tower, provenance, kept, transitions)
 
 
 def _carried(

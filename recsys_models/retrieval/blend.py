@@ -1,9 +1,9 @@
-"""One user's scores from several channels: encoder, released transitions (two readings) and popularity.
+"""One user's scores from several channels: encoder, released transitions (two readings), popularity, content, own counts.
 
 Each channel is standardised per user over the catalogue, so that the blend's weights are pure numbers with a data-free
 default. The weights, and the encoder behind the first channel, can be trained by each client for itself.
 
-Shapes: B users, L history, P positions, N items, D dimensions, C channels, K head items.
+Shapes: B users, L history, P positions, N items, D dimensions, C channels.
 """
 
 from __future__ import annotations
@@ -14,14 +14,19 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import sparse
 from torch import Tensor, nn
 
 from recsys_models.encoders.base import UserEncoder
-from recsys_models.item_towers.factorisation import TransitionChannel
+from recsys_models.retrieval.transitions import SparseTransitions, TransitionReadings, newest_items
 
-CHANNELS = ("encoder", "transitions", "smooth transitions", "popularity")
-DEFAULT_WEIGHTS = (1.0, 1.0, 1.0, 0.5)
+CHANNELS = ("encoder", "transitions", "smooth transitions", "popularity", "content", "own transitions")
+DEFAULT_WEIGHTS = (0.5, 1.0, 0.5, 0.2, 0.1, 1.0)
+"""Before anything is fitted. A channel that a client does not have is constant, and so counts for nothing."""
+
 _TINY = 1e-6
+# Probabilities below this are alike: own counts are read as logarithms, which a softmax adds up like evidence.
+_RAREST = 2e-4
 
 
 @dataclass(frozen=True)
@@ -31,37 +36,28 @@ class PublicChannels:
     Attributes:
         tower_ND: item vectors.
         popularity_N: released popularity; zeros where nothing was released.
-        head_K: catalogue indices of the head items the transitions cover.
-        sparse_KK, smooth_KK: readings of the released transitions, from row to column.
+        transitions: released transitions; None where there are none.
+        content_NF: public content vectors of the items, rows of norm 1 or 0; None where the catalogue says nothing.
     """
 
     tower_ND: Tensor
     popularity_N: Tensor
-    head_K: Tensor
-    sparse_KK: Tensor
-    smooth_KK: Tensor
+    transitions: TransitionReadings | None = None
+    content_NF: Tensor | None = None
 
     @staticmethod
     def build(
         tower: NDArray[np.floating],
         popularity: NDArray[np.floating],
-        head: NDArray[np.int64],
-        transitions: TransitionChannel | None,
+        transitions: TransitionReadings | None = None,
         device: torch.device | None = None,
+        *,
+        content: NDArray[np.floating] | None = None,
     ) -> PublicChannels:
-        """From arrays, onto ``device``; without transitions the two channels are zero and drop out of the blend."""
-        size = len(head)
-        nothing = np.zeros((size, size), dtype=np.float32)
-        sparse = nothing if transitions is None else transitions.sparse.astype(np.float32)
-        smooth = nothing if transitions is None else transitions.smooth.astype(np.float32)
-        arrays = (
-            np.ascontiguousarray(tower, dtype=np.float32),
-            np.ascontiguousarray(popularity, dtype=np.float32),
-            np.ascontiguousarray(head),
-            sparse,
-            smooth,
-        )
-        return PublicChannels(*(torch.from_numpy(array).to(device) for array in arrays))
+        """From arrays, onto ``device``."""
+        tower_ND, popularity_N = (_tensor(array, device) for array in (tower, popularity))
+        content_NF = None if content is None else _tensor(content, device)
+        return PublicChannels(tower_ND, popularity_N, transitions, content_NF)
 
 
 class BlendedRecommender(nn.Module):
@@ -116,42 +112,61 @@ class ChannelScores:
 
     Args:
         public: what was published.
-        recent: the transitions look at this many newest items.
+        own: transitions counted over this client's own users, without noise. They carry one of its users into what the
+            others are recommended, so they are for clients whose encoder is not protected from their own users either.
+        recent: transitions and content look at this many newest items.
         decay: weight of an item relative to the next newer one.
     """
 
-    def __init__(self, public: PublicChannels, *, recent: int = 10, decay: float = 0.8) -> None:
+    def __init__(
+        self,
+        public: PublicChannels,
+        *,
+        own: SparseTransitions | None = None,
+        recent: int = 10,
+        decay: float = 0.8,
+    ) -> None:
         self.public = public
+        self.own = own
         self.recent = recent
         self.decay = decay
-        n_items = len(public.popularity_N)
         self._device = public.tower_ND.device
-        self._position = torch.full((n_items,), -1, dtype=torch.long, device=self._device)
-        self._position[public.head_K] = torch.arange(len(public.head_K), device=self._device)
         self._popularity_N = standardise(public.popularity_N.clamp(min=0.0))
 
     def fixed_channels(self, ids_BL: Tensor, mask_BL: Tensor, positions_BP: Tensor) -> Tensor:
-        """Standardised scores [B, P, N, 3] of both transition readings and popularity, after each position."""
-        context_BPK = self._context(ids_BL, mask_BL, positions_BP)
+        """Standardised scores [B, P, N, C - 1] of all channels but the encoder, after each position."""
+        context = newest_items(
+            ids_BL.cpu().numpy(),
+            mask_BL.cpu().numpy(),
+            positions_BP.cpu().numpy(),
+            n_items=len(self._popularity_N),
+            recent=self.recent,
+            decay=self.decay,
+        )
         batch, positions = positions_BP.shape
-        n_items = len(self._popularity_N)
-        fixed = torch.zeros(batch, positions, n_items, len(CHANNELS) - 1, device=self._device)
-        for channel, matrix_KK in enumerate((self.public.sparse_KK, self.public.smooth_KK)):
-            scores_BPN = torch.zeros(batch, positions, n_items, device=self._device)
-            scores_BPN[..., self.public.head_K] = context_BPK @ matrix_KK
-            fixed[..., channel] = standardise(scores_BPN)
-        fixed[..., -1] = self._popularity_N
+        shape = (batch, positions, len(self._popularity_N))
+        fixed = torch.zeros(*shape, len(CHANNELS) - 1, device=self._device)
+        for channel, scores in enumerate(self._scores(context)):
+            if scores is not None:
+                fixed[..., channel] = standardise(scores.expand(shape[0] * shape[1], -1).reshape(shape))
         return fixed
 
-    def _context(self, ids_BL: Tensor, mask_BL: Tensor, positions_BP: Tensor) -> Tensor:
-        """Decayed indicator [B, P, K] of the newest head items up to each position."""
-        batch, positions = positions_BP.shape
-        context_BPK = torch.zeros(batch, positions, len(self.public.head_K), device=self._device)
-        head_BL = torch.where(mask_BL, self._position[ids_BL.clamp(min=0)], torch.full_like(ids_BL, -1))
-        for age in range(self.recent):
-            at_BP = positions_BP - age
-            there_BP = head_BL.gather(1, at_BP.clamp(min=0))
-            usable_BP = (at_BP >= 0) & (there_BP >= 0)
-            weight_BP = torch.where(usable_BP, self.decay**age, 0.0)
-            context_BPK.scatter_add_(2, there_BP.clamp(min=0).unsqueeze(-1), weight_BP.unsqueeze(-1))
-        return context_BPK
+    def _scores(self, context: sparse.csr_array) -> tuple[Tensor | None, ...]:
+        """Each channel's scores, [B * P, N] or [N], in the order of ``CHANNELS`` without the encoder."""
+        transitions, content_NF, own = self.public.transitions, self.public.content_NF, self.own
+        return (
+            None if transitions is None else _tensor(transitions.sparse.scores(context), self._device),
+            None if transitions is None else _tensor(transitions.smooth.scores(context), self._device),
+            self._popularity_N,
+            None if content_NF is None else self._content(context, content_NF),
+            None if own is None else _tensor(np.log(own.scores(context) + _RAREST), self._device),
+        )
+
+    def _content(self, context: sparse.csr_array, content_NF: Tensor) -> Tensor:
+        """Likeness to the recency-weighted mean of the newest items' content."""
+        mean_MF = _tensor(context @ content_NF.cpu().numpy(), self._device)
+        return mean_MF @ content_NF.T
+
+
+def _tensor(array: NDArray[np.floating], device: torch.device | None) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).to(device)

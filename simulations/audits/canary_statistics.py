@@ -91,7 +91,7 @@ def plant_in_statistics(
     engine = build_engine(claimed, users=20, items=items, seed=seed)
     random = np.random.default_rng(seed)
     logs = [random.permutation(engine.n_items)[: _ITEMS_OF_A_CANARY + _HELD_OUT] for _ in range(canaries)]
-    rows = statistics_contributions(engine.log(logs), engine.public, engine.settings)
+    rows = statistics_contributions(engine.log(logs), engine.public, engine.settings, engine.plan.private)
     return StatisticsCanaries(engine, engine.terms("statistics"), logs, rows, seed)
 
 
@@ -102,7 +102,7 @@ def _released(
     total = np.zeros(terms.length)
     for client in range(clients):
         log = engine.log(users[client::clients])
-        contributions = statistics_contributions(log, engine.public, engine.settings)
+        contributions = statistics_contributions(log, engine.public, engine.settings, engine.plan.private)
         if noise is None:
             np.add.at(total, contributions.indices, contributions.values / terms.unit)
         else:

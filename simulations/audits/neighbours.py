@@ -56,7 +56,7 @@ def counted_effect(engine: Engine, terms: ReleaseTerms) -> Effect:
         if kind == "popularity":
             contributions = popularity_contributions(log, engine.n_items)
         elif kind == "statistics":
-            contributions = statistics_contributions(log, engine.public, engine.settings)
+            contributions = statistics_contributions(log, engine.public, engine.settings, engine.plan.private)
         elif kind == "metrics-detail":
             diversity = engine.settings["evaluation"]["diversity"]
             detail = user_detail(model, log, engine.public, "test", diversity=diversity)

@@ -1,0 +1,163 @@
+"""The local fit without noise: encoder, this client's own copy of the item vectors, its own transitions, blend weights.
+
+Nothing of it is sent, so nobody outside learns more than without it. Users of this client are not protected from each
+other: what one did shows in what the others are recommended. It is made only where the plan says so and the client's policy
+agrees (``allow_unprotected_encoder``), or where privacy is off.
+
+The newest training events train the encoder; the item after them, the validation item, which neither the encoder nor any
+count has met, picks the epoch and the blend's weights. Afterwards the client's own transitions are counted once more with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from client.behaviour_log import BehaviourLog
+from client.model import ClientModel
+from client.public_state import PublicState
+from privacy.randomness import RandomSource
+from recsys_models.encoders.dropout import own_dropout
+from recsys_models.metrics.ranking import reciprocal_rank, target_ranks
+from recsys_models.retrieval.blend import CHANNELS
+from recsys_models.retrieval.blend_fit import fit_blend_weights
+from recsys_models.retrieval.transitions import count_transitions
+from recsys_models.training import TrainingSettings, train_next_item
+
+_LOOK_AT_USERS = 512
+_CHANNEL_NUMBERS = 2**26
+"""Most numbers (256 MiB) that the blend's weights are fitted on; of more users, that many at random."""
+
+
+class OrdinaryFit:
+    """One client's fit without noise.
+
+    Args:
+        model: changed in place.
+        log: this client's users.
+        public: the published tower and channels.
+        settings: agreed settings.
+        randomness: for the order of training, dropout and the choice of users.
+    """
+
+    def __init__(
+        self,
+        model: ClientModel,
+        log: BehaviourLog,
+        public: PublicState,
+        settings: dict[str, Any],
+        randomness: RandomSource,
+    ) -> None:
+        self._model = model
+        self._log = log
+        self._public = public
+        self._settings = settings
+        self._randomness = randomness
+        self._generator = np.random.default_rng(int(randomness.integers(2**62, 1)[0]))
+        targets = log.targets("validation")
+        seen = log.seen("validation")
+        self._users = np.array([u for u in np.flatnonzero(targets >= 0) if len(seen[u])], dtype=np.int64)
+
+    def run(self) -> None:
+        """Everything; a client whose users have nothing to fit keeps what it has."""
+        if not len(self._users):
+            return
+        self._count_own(self._log.training)
+        self._train_encoder()
+        self._fit_blend()
+
+    def count_all(self) -> None:
+        """Count own transitions once more, with the validation item, when nothing is judged on that any longer."""
+        if len(self._users):
+            self._count_own(self._log.seen("test"))
+
+    def _count_own(self, histories: list[NDArray[np.int64]]) -> None:
+        self._model.own_transitions = count_transitions(
+            histories, self._public.n_items, orders=self._settings["orders"], decay=self._settings["decay"]
+        )
+
+    def _train_encoder(self) -> None:
+        """Every position of every training history; the epoch with the best mean reciprocal rank is kept.
+
+        The item vectors move with the encoder, in a copy of this client's own: what its own users do says more about its
+        items than noise left over in the published vectors.
+        """
+        fit = self._settings["fit"]
+        log = self._log
+        if not fit["epochs"] or not np.any(log.split.train.lengths >= 2):
+            return
+        encoder = self._model.recommender.encoder
+        published_ND = torch.from_numpy(self._public.item_tower).to(self._model.device)
+        items_ND = published_ND.clone().requires_grad_(fit["own_items"])
+        looked_at = self._some(self._users, _LOOK_AT_USERS)
+        settings = TrainingSettings(
+            epochs=fit["epochs"],
+            batch_size=fit["batch_users"],
+            learning_rate=fit["learning_rate"],
+            device=self._model.device.type,
+        )
+        self._model.own_items = items_ND
+        drawn = torch.Generator(self._model.device).manual_seed(int(self._generator.integers(2**62)))
+        with _dropout(encoder, fit["dropout"], drawn):
+            train_next_item(
+                encoder,
+                items_ND,
+                log.split.train,
+                settings,
+                self._generator,
+                validate=lambda: self._reciprocal_rank(looked_at),
+            )
+        self._model.own_items = items_ND.detach() if fit["own_items"] else None
+
+    def _reciprocal_rank(self, users: NDArray[np.int64]) -> float:
+        """Mean reciprocal rank of the validation item by the encoder alone, after everything before it."""
+        seen = [self._log.seen("validation")[u] for u in users]
+        items_ND = self._model.own_items
+        if items_ND is None:
+            raise ValueError("the encoder is looked at while it trains only")
+        with torch.no_grad():
+            scores = (self._model.user_vectors(seen, items_ND) @ items_ND.T).cpu().numpy()
+        ranks = target_ranks(scores, self._log.targets("validation")[users], seen)
+        return float(reciprocal_rank(ranks).mean())
+
+    def _fit_blend(self) -> None:
+        numbers = self._public.n_items * len(CHANNELS)
+        users = self._some(self._users, max(1, _CHANNEL_NUMBERS // numbers))
+        seen = [self._log.seen("validation")[u] for u in users]
+        hidden = np.zeros((len(users), self._public.n_items), dtype=bool)
+        for row, history in enumerate(seen):
+            hidden[row, history] = True
+        targets = torch.from_numpy(self._log.targets("validation")[users])
+        channels_BNC = self._model.channels(seen, self._model.scorer(self._public))
+        mix = self._model.recommender.mix
+        with torch.no_grad():
+            start_C = mix.weight[0].cpu()
+        weights_C = fit_blend_weights(channels_BNC, targets, torch.from_numpy(hidden), start_C)
+        if bool(weights_C.isfinite().all()):
+            with torch.no_grad():
+                mix.weight.copy_(weights_C.unsqueeze(0))
+
+    def _some(self, users: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+        if len(users) <= most:
+            return users
+        return np.sort(self._generator.choice(users, most, replace=False))
+
+
+@contextmanager
+def _dropout(encoder: torch.nn.Module, probability: float, generator: torch.Generator) -> Iterator[None]:
+    """This much dropout for as long as the training lasts."""
+    own_dropout(encoder, generator)
+    layers = [module for module in encoder.modules() if isinstance(module, torch.nn.Dropout)]
+    before = [layer.p for layer in layers]
+    for layer in layers:
+        layer.p = probability
+    try:
+        yield
+    finally:
+        for layer, p in zip(layers, before, strict=True):
+            layer.p = p
