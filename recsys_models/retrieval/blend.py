@@ -25,7 +25,8 @@ DEFAULT_WEIGHTS = (0.5, 1.0, 0.5, 0.2, 0.1, 1.0)
 """Before anything is fitted. A channel that a client does not have is constant, and so counts for nothing."""
 
 _TINY = 1e-6
-# Probabilities below this are alike: own counts are read as logarithms, which a softmax adds up like evidence.
+# Probabilities below this are alike: own counts are read as logarithms, which a softmax adds up like evidence. In units of
+# this a probability of 0 has the logarithm 0, so that a row of zeros stays constant to the last bit.
 _RAREST = 2e-4
 
 
@@ -159,7 +160,7 @@ class ChannelScores:
             None if transitions is None else _tensor(transitions.smooth.scores(context), self._device),
             self._popularity_N,
             None if content_NF is None else self._content(context, content_NF),
-            None if own is None else _tensor(np.log(own.scores(context) + _RAREST), self._device),
+            None if own is None else _tensor(np.log1p(own.scores(context) / _RAREST), self._device),
         )
 
     def _content(self, context: sparse.csr_array, content_NF: Tensor) -> Tensor:
