@@ -20,6 +20,7 @@ from recsys_models.data.catalogue import Catalogue
 from recsys_models.data.sequences import Sequences
 from recsys_models.item_towers.subspace import start_basis
 from recsys_models.release_shapes import release_shape
+from recsys_models.retrieval.transitions import SmoothTransitions, TransitionReadings, from_head
 from server.item_tower import random_tower
 from server.plan import make_plan
 from server.scenario import Scenario
@@ -129,7 +130,9 @@ def _public_state(n_items: int, plan: FederationPlan, histories: list[History], 
     counts = np.bincount(np.concatenate(histories), minlength=n_items).astype(np.float64)
     head = np.sort(np.argsort(-counts, kind="stable")[:head_size]).astype(np.int64)
     random = np.random.default_rng(seed)
-    transitions = random.normal(size=(2, head_size, head_size)).astype(np.float32)
+    cells = random.normal(size=(head_size, head_size))
+    factors = random.normal(size=(2, n_items, dim)).astype(np.float32)
+    transitions = TransitionReadings(from_head(cells, head, n_items), SmoothTransitions(*factors))
     rank = int(plan.settings["subspace_rank"])
     public = PublicState(n_items, dim, rank)
     if rank:
@@ -139,8 +142,7 @@ def _public_state(n_items: int, plan: FederationPlan, histories: list[History], 
             "popularity": (counts + random.normal(size=n_items)).astype(np.float32),
             "head": head,
             "item_tower": random_tower(head, n_items, dim, seed),
-            "transitions_sparse": transitions[0],
-            "transitions_smooth": transitions[1],
+            **transitions.to_arrays(),
         }
     )
     return public
