@@ -9,6 +9,7 @@ import pytest
 from recsys_models.errors import DataError
 from recsys_models.metrics.sums import user_metric_rows
 from recsys_models.release_shapes import RANKERS, release_shape, statistics_layout
+from recsys_models.statistics import statistics_rows
 
 SETTINGS: dict[str, Any] = {
     "dim": 8,
@@ -56,6 +57,23 @@ def test_an_unknown_kind_is_refused() -> None:
         release_shape("weights", n_items=4, head=2, settings=SETTINGS, private=True)
 
 
-def test_the_layout_is_the_settings() -> None:
-    layout = statistics_layout(7, SETTINGS)
+@pytest.mark.parametrize("private", [True, False])
+def test_the_layout_is_the_settings(private: bool) -> None:
+    layout = statistics_layout(7, SETTINGS, private)
     assert (layout.head, layout.gram_share, layout.orders, layout.decay) == (7, 0.5, 3, 0.6)
+    assert layout.normalised == private
+
+
+def test_without_a_gram_share_statistics_are_transitions_alone() -> None:
+    shape = release_shape(
+        "statistics", n_items=40, head=10, settings=SETTINGS | {"gram_share": 0.0}, private=True
+    )
+    assert (shape.length, shape.l2_clip_norm) == (100, 1.0)
+
+
+def test_counts_are_clipped_for_nobody_where_privacy_is_off() -> None:
+    shape = release_shape("statistics", n_items=40, head=10, settings=SETTINGS, private=False)
+    layout = statistics_layout(10, SETTINGS, False)
+    tireless = np.tile([3, 5], 500)
+    rows = statistics_rows([tireless], np.arange(40), layout)
+    assert 100.0 < np.linalg.norm(rows.values) < shape.l2_clip_norm

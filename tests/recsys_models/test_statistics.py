@@ -118,8 +118,39 @@ def test_split_inverts_any_symmetric_pair_of_matrices() -> None:
     )
 
 
+def test_without_a_gram_part_nothing_is_spent_on_it() -> None:
+    layout = StatisticsLayout(N_ITEMS, 0.0, 2, 0.5)
+    assert (layout.gram_length, layout.length, layout.transition_weight) == (0, N_ITEMS**2, 1.0)
+    history = np.array([1, 4, 1, 7])
+    row = dense(statistics_rows([history], np.arange(N_ITEMS), layout))[0]
+    assert np.linalg.norm(row) == pytest.approx(1.0)
+    gram, transitions = split_statistics(row, layout)
+    assert not gram.any()
+    np.testing.assert_allclose(transitions, brute_force(history, np.arange(N_ITEMS), layout)[1], atol=1e-12)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_where_nothing_is_bounded_transitions_are_counted(share: float) -> None:
+    users = [np.array([0, 1, 0, 1]), np.array([0, 1])]
+    position = np.arange(N_ITEMS)
+    counted = StatisticsLayout(N_ITEMS, share, 2, 0.5, normalised=False)
+    _, transitions = split_statistics(dense(statistics_rows(users, position, counted)).sum(axis=0), counted)
+    wanted = np.zeros((N_ITEMS, N_ITEMS))
+    wanted[0, 1], wanted[1, 0], wanted[0, 0], wanted[1, 1] = 3.0, 1.0, 0.5, 0.5
+    np.testing.assert_allclose(transitions, wanted)
+    # What she did twice says twice as much; normalised, her row is as long as any other's.
+    bounded = StatisticsLayout(N_ITEMS, share, 2, 0.5)
+    lengths = [
+        np.linalg.norm(dense(statistics_rows([history], position, layout)))
+        for layout in (counted, bounded)
+        for history in users
+    ]
+    assert lengths[0] > lengths[1]
+    assert lengths[2] == pytest.approx(1.0) == lengths[3]
+
+
 def test_users_without_head_items_or_without_events_add_nothing() -> None:
-    layout = StatisticsLayout(2)
+    layout = StatisticsLayout(2, 0.5)
     rows = statistics_rows(
         [np.array([], dtype=np.int64), np.array([8, 8]), np.array([0])], positions(np.array([0, 1])), layout
     )
@@ -148,4 +179,6 @@ def test_impossible_layouts_are_refused(arguments: tuple, message: str) -> None:
 
 def test_a_vector_of_another_length_is_refused() -> None:
     with pytest.raises(DataError, match=r"\(5,\) does not fit 7 cells for K=2"):
-        split_statistics(np.zeros(5), StatisticsLayout(2))
+        split_statistics(np.zeros(5), StatisticsLayout(2, 0.5))
+    with pytest.raises(DataError, match=r"\(7,\) does not fit 4 cells for K=2"):
+        split_statistics(np.zeros(7), StatisticsLayout(2))

@@ -8,6 +8,7 @@ from recsys_models.item_towers.factorisation import (
     noise_edge,
     principal_items,
     tower_from_gram,
+    tower_from_transitions,
 )
 
 K = 60
@@ -76,28 +77,67 @@ def test_a_catalogue_smaller_than_the_tower_is_wide_fills_what_it_can() -> None:
     assert tower_from_gram(np.eye(3), 0.0, 6).shape == (3, 6)
 
 
-def test_transitions_that_stand_out_survive_both_readings() -> None:
+def test_a_tower_of_transitions_is_one_of_both_directions_with_the_noise_these_have_together() -> None:
+    signal, _ = planted([40.0, 14.0])
+    directed = np.random.default_rng(5).normal(size=(K, K))
+    transitions = signal + directed - directed.T + np.random.default_rng(6).normal(size=(K, K))
+    symmetric = (transitions + transitions.T) / 2.0
+    tower = tower_from_transitions(transitions, 1.1, 6, score_norm=3.0)
+    np.testing.assert_array_equal(tower, tower_from_gram(symmetric, 1.1 / np.sqrt(2.0), 6, score_norm=3.0))
+    assert np.linalg.norm(tower, axis=1).mean() == pytest.approx(3.0)
+    assert np.flatnonzero(tower.any(axis=0)).tolist() == [
+        0,
+        1,
+    ]  # the edge of one direction's noise would leave one
+
+
+def planted_transitions() -> tuple[np.ndarray, np.ndarray]:
+    """Of rank one, and with noise of deviation 1 in every cell."""
     random = np.random.default_rng(3)
-    noise = random.normal(size=(K, K))
     u, v = np.abs(random.normal(size=(2, K)))
     low_rank = 40.0 * np.outer(u, v) / np.linalg.norm(u) / np.linalg.norm(v)
-    channel = denoise_transitions(low_rank + noise, 1.0)
-    assert np.linalg.matrix_rank(channel.smooth) == 1
-    assert np.linalg.norm(channel.smooth - low_rank) < 0.5 * np.linalg.norm(noise)
-    kept = channel.sparse != 0.0
-    assert np.all((low_rank + noise)[kept] > 2.0)
-    assert np.array_equal(channel.sparse[kept], (low_rank + noise)[kept])
-    assert np.all((low_rank + noise)[~kept] <= 2.0)
+    return low_rank, low_rank + random.normal(size=(K, K))
+
+
+@pytest.mark.parametrize("prior_total", [0.0, 7.0])
+def test_transitions_that_stand_out_survive_both_readings(prior_total: float) -> None:
+    low_rank, noisy = planted_transitions()
+    channel = denoise_transitions(noisy, 1.0, prior_total=prior_total)
+    assert channel.left.shape == channel.right.shape == (K, 1)
+    assert np.linalg.norm(channel.left @ channel.right.T - low_rank) < 0.5 * np.linalg.norm(noisy - low_rank)
+    cells = np.where(noisy > 1.5, noisy, 0.0)
+    totals = cells.sum(axis=1)
+    for row in range(K):
+        wanted = cells[row] / (totals[row] + totals.mean() + prior_total)
+        np.testing.assert_allclose(channel.sparse[row], wanted, rtol=1e-12)
+    assert 0.0 < np.mean(cells > 0.0) < 0.5
+
+
+def test_a_row_of_little_says_less_than_a_row_of_much() -> None:
+    matrix = np.array([[0.0, 90.0, 0.0], [3.0, 0.0, 3.0], [0.0, 0.0, 0.0]])
+    channel = denoise_transitions(matrix, 0.0, prior_total=10.0)
+    np.testing.assert_allclose(channel.sparse, [[0, 0.9, 0], [3 / 16, 0, 3 / 16], [0, 0, 0]])
+
+
+def test_the_threshold_is_in_deviations_of_the_noise() -> None:
+    _, noisy = planted_transitions()
+    for threshold, sd in ((1.5, 1.0), (3.0, 1.0), (1.5, 2.0)):
+        kept = denoise_transitions(noisy, sd, threshold_sd=threshold, prior_total=0.0).sparse > 0.0
+        assert np.array_equal(kept, noisy > threshold * sd)
 
 
 def test_pure_noise_has_no_smooth_part_and_few_cells() -> None:
-    channel = denoise_transitions(np.random.default_rng(4).normal(size=(K, K)), 1.1)
-    assert not channel.smooth.any()
-    assert np.mean(channel.sparse != 0.0) < 0.03
+    noise = np.random.default_rng(4).normal(size=(K, K))
+    channel = denoise_transitions(noise, 1.1, prior_total=0.0)
+    assert channel.left.shape == channel.right.shape == (K, 0)
+    assert 0.02 < np.mean(channel.sparse != 0.0) < 0.08  # above 1.65 of its own deviations
+    # Divided by its own total alone, a row of noise would speak as loudly as any: it adds up to less than 1 here.
+    assert channel.sparse.sum(axis=1).mean() == pytest.approx(0.5, abs=0.1)
 
 
-def test_without_noise_both_readings_are_the_matrix() -> None:
+def test_without_noise_the_cells_say_it_all() -> None:
     matrix = np.array([[0.5, -0.1], [0.0, 2.0]])
-    channel = denoise_transitions(matrix, 0.0)
-    for reading in (channel.sparse, channel.smooth):
-        assert np.array_equal(reading, [[0.5, 0.0], [0.0, 2.0]])
+    channel = denoise_transitions(matrix, 0.0, prior_total=0.0)
+    assert np.array_equal(channel.sparse, [[1.0, 0.0], [0.0, 1.0]])
+    assert channel.left.shape == channel.right.shape == (2, 0)
+    assert not denoise_transitions(np.zeros((2, 2)), 0.0, prior_total=0.0).sparse.any()

@@ -8,7 +8,6 @@ from torch import nn
 from privacy.user_gradients.guard import check_engine
 from recsys_models.batches import window
 from recsys_models.encoders.registry import build_encoder
-from recsys_models.item_towers.factorisation import TransitionChannel
 from recsys_models.retrieval.blend import (
     CHANNELS,
     DEFAULT_WEIGHTS,
@@ -17,17 +16,29 @@ from recsys_models.retrieval.blend import (
     PublicChannels,
     standardise,
 )
+from recsys_models.retrieval.transitions import (
+    SmoothTransitions,
+    SparseTransitions,
+    TransitionReadings,
+    count_transitions,
+    from_head,
+)
 
 N, DIM, HEAD = 14, 4, np.array([1, 3, 4, 8, 12])
 RANDOM = np.random.default_rng(0)
 TOWER = RANDOM.normal(size=(N, DIM)).astype(np.float32)
 POPULARITY = np.maximum(RANDOM.normal(2.0, 2.0, size=N), -1.0).astype(np.float32)
-TRANSITIONS = TransitionChannel(RANDOM.random((5, 5)), RANDOM.normal(size=(5, 5)))
+FACTORS = RANDOM.normal(size=(2, N, 3)).astype(np.float32)
+TRANSITIONS = TransitionReadings(from_head(RANDOM.random((5, 5)), HEAD, N), SmoothTransitions(*FACTORS))
+CONTENT = np.where(np.arange(N)[:, None] == 5, 0.0, RANDOM.normal(size=(N, 6)))
 HISTORIES = [np.array([1, 2, 3, 8]), np.array([12]), np.array([0, 5]), np.array([4, 1, 3, 3, 8, 12, 4])]
 
 
-def public(transitions: TransitionChannel | None = TRANSITIONS) -> PublicChannels:
-    return PublicChannels.build(TOWER, POPULARITY, HEAD, transitions)
+OWN = count_transitions(HISTORIES, N, orders=2, decay=0.7)
+
+
+def public(transitions: TransitionReadings | None = TRANSITIONS, content: bool = False) -> PublicChannels:
+    return PublicChannels.build(TOWER, POPULARITY, transitions, content=CONTENT if content else None)
 
 
 def plain_standardise(x: np.ndarray) -> np.ndarray:
@@ -35,31 +46,46 @@ def plain_standardise(x: np.ndarray) -> np.ndarray:
     return (x - x.mean()) / deviation if deviation > 1e-6 else np.zeros_like(x)
 
 
-def plain_transition_scores(seen: np.ndarray, matrix: np.ndarray, recent: int, decay: float) -> np.ndarray:
-    """Scores after a whole history: one row of the matrix for each of the newest items, decayed by age."""
-    scores = np.zeros(N)
+def plain_mean(seen: np.ndarray, rows: np.ndarray, recent: int, decay: float) -> np.ndarray:
+    """Rows of the newest items, decayed by age; what a short history lacks counts as zeros."""
+    mean = np.zeros(rows.shape[1])
     for age, item in enumerate(seen[::-1][:recent]):
-        if item in HEAD:
-            scores[HEAD] += decay**age * matrix[list(HEAD).index(item)]
-    return scores
+        mean += decay**age * rows[item]
+    return mean / sum(decay**age for age in range(recent))
 
 
 @pytest.mark.parametrize("recent", [2, 10])
 def test_channels_equal_a_plain_computation_at_every_position(recent: int) -> None:
-    scorer = ChannelScores(public(), recent=recent, decay=0.8)
+    scorer = ChannelScores(public(content=True), own=OWN, recent=recent, decay=0.8)
     ids, mask = window(HISTORIES, 20)
     length = ids.shape[1]
     positions = torch.arange(length).repeat(len(HISTORIES), 1)
     fixed = scorer.fixed_channels(torch.from_numpy(ids), torch.from_numpy(mask), positions).numpy()
     assert fixed.shape == (len(HISTORIES), length, N, len(CHANNELS) - 1)
+    sparse, own = TRANSITIONS.sparse.matrix.toarray(), OWN.matrix.toarray()
     for user, history in enumerate(HISTORIES):
         for position in range(length):
             seen = history[: max(0, len(history) - (length - 1 - position))]
-            for channel, matrix in enumerate((TRANSITIONS.sparse, TRANSITIONS.smooth)):
-                wanted = plain_standardise(plain_transition_scores(seen, matrix, recent, 0.8))
-                np.testing.assert_allclose(fixed[user, position, :, channel], wanted, atol=1e-5)
-            wanted = plain_standardise(np.maximum(POPULARITY, 0.0))
-            np.testing.assert_allclose(fixed[user, position, :, 2], wanted, atol=1e-5)
+            by_channel = {
+                "transitions": plain_mean(seen, sparse, recent, 0.8),
+                "smooth transitions": plain_mean(seen, FACTORS[0] @ FACTORS[1].T, recent, 0.8),
+                "popularity": np.maximum(POPULARITY, 0.0),
+                "content": CONTENT @ plain_mean(seen, CONTENT, recent, 0.8),
+                "own transitions": np.log(plain_mean(seen, own, recent, 0.8) + 2e-4),
+            }
+            for name, scores in by_channel.items():
+                found = fixed[user, position, :, CHANNELS.index(name) - 1]
+                np.testing.assert_allclose(found, plain_standardise(scores), atol=2e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("n_items", [12, 15, 30])
+def test_a_history_that_own_counts_know_nothing_of_leaves_their_channel_at_zero(n_items: int) -> None:
+    nothing = np.zeros(n_items, np.float32)
+    channels = PublicChannels.build(np.zeros((n_items, DIM)), nothing)
+    own = SparseTransitions(np.zeros(n_items + 1, np.int64), np.zeros(0, np.int64), nothing[:0])
+    ids, mask = (torch.from_numpy(a) for a in window([np.array([1, 2]), np.zeros(0, np.int64)], 4))
+    scorer = ChannelScores(channels, own=own)
+    assert not scorer.fixed_channels(ids, mask, torch.tensor([[1], [1]])).any()
 
 
 def test_standardised_rows_have_mean_zero_and_deviation_one_and_constants_vanish() -> None:
@@ -91,15 +117,16 @@ def test_the_blend_starts_as_the_default_weighted_sum() -> None:
     scores, encoder, fixed = blend(recommender, ChannelScores(public()))
     channels = torch.cat([encoder.unsqueeze(-1), fixed], dim=-1)
     torch.testing.assert_close(scores, channels @ torch.tensor(DEFAULT_WEIGHTS))
-    assert recommender.mix.weight.tolist() == [list(DEFAULT_WEIGHTS)]
+    assert recommender.mix.weight.tolist() == [pytest.approx(DEFAULT_WEIGHTS)]
 
 
-def test_without_transitions_only_encoder_and_popularity_count() -> None:
-    _, _, fixed = blend(
-        BlendedRecommender(build_encoder("mean-pool", DIM, max_length=20)), ChannelScores(public(None))
-    )
-    assert not fixed[..., :2].any()
-    assert fixed[..., 2].any()
+def test_what_a_client_does_not_have_counts_for_nothing() -> None:
+    recommender = BlendedRecommender(build_encoder("mean-pool", DIM, max_length=20))
+    _, _, fixed = blend(recommender, ChannelScores(public(None)))
+    speaks = {CHANNELS[1 + k] for k in range(len(CHANNELS) - 1) if fixed[..., k].any()}
+    assert speaks == {"popularity"}
+    _, _, fixed = blend(recommender, ChannelScores(public(content=True), own=OWN))
+    assert all(fixed[..., k].any() for k in range(len(CHANNELS) - 1))
 
 
 @pytest.mark.parametrize("name", ["mean-pool", "gru", "attention"])
