@@ -398,7 +398,7 @@ class ClientHandlers:
             self.ledger.commit(reservation)
         else:
             self._fitted_without_noise = True
-            settings = dict(self.plan.settings)
+            settings = self.settings
             fit = OrdinaryFit(self.model, self.log, self.public, settings, self._randomness)
             fit.run()
             if settings["reranker"] == "neumf":

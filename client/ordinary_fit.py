@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional
 
 from client.behaviour_log import BehaviourLog
 from client.model import ClientModel
@@ -30,6 +31,7 @@ from recsys_models.retrieval.transitions import count_transitions
 from recsys_models.training import TrainingSettings, train_next_item
 
 _LOOK_AT_USERS = 512
+_SCALES = tuple(2.0 ** -(k / 2.0) for k in range(25))
 _CHANNEL_NUMBERS = 2**26
 """Most numbers (256 MiB) that the blend's weights are fitted on; of more users, that many at random."""
 
@@ -41,7 +43,7 @@ class OrdinaryFit:
         model: changed in place.
         log: this client's users.
         public: the published tower and channels.
-        settings: agreed settings.
+        settings: agreed settings, and whether the run is private.
         randomness: for the order of training, dropout and the choice of users.
     """
 
@@ -77,6 +79,9 @@ class OrdinaryFit:
             self._count_own(self._log.seen("test"))
 
     def _count_own(self, histories: list[NDArray[np.int64]]) -> None:
+        """Unless the published transitions hold these already: released without noise, and of every item."""
+        if not self._settings["private"] and len(self._public.head) == self._public.n_items:
+            return
         self._model.own_transitions = count_transitions(
             histories, self._public.n_items, orders=self._settings["orders"], decay=self._settings["decay"]
         )
@@ -92,9 +97,13 @@ class OrdinaryFit:
         if not fit["epochs"] or not np.any(log.split.train.lengths >= 2):
             return
         encoder = self._model.recommender.encoder
-        published_ND = torch.from_numpy(self._public.item_tower).to(self._model.device)
-        items_ND = published_ND.clone().requires_grad_(fit["own_items"])
         looked_at = self._some(self._users, _LOOK_AT_USERS)
+        published_ND = torch.from_numpy(self._public.item_tower).to(self._model.device)
+        items_ND = published_ND * self._scale(published_ND, looked_at)
+        self._model.own_items = items_ND
+        untrained = self._reciprocal_rank(looked_at)
+        before = {name: value.clone() for name, value in encoder.state_dict().items()}
+        items_ND = items_ND.clone().requires_grad_(fit["own_items"])
         settings = TrainingSettings(
             epochs=fit["epochs"],
             batch_size=fit["batch_users"],
@@ -104,7 +113,7 @@ class OrdinaryFit:
         self._model.own_items = items_ND
         drawn = torch.Generator(self._model.device).manual_seed(int(self._generator.integers(2**62)))
         with _dropout(encoder, fit["dropout"], drawn):
-            train_next_item(
+            training = train_next_item(
                 encoder,
                 items_ND,
                 log.split.train,
@@ -112,7 +121,25 @@ class OrdinaryFit:
                 self._generator,
                 validate=lambda: self._reciprocal_rank(looked_at),
             )
-        self._model.own_items = items_ND.detach() if fit["own_items"] else None
+        if max(training.validation) > untrained:
+            self._model.own_items = items_ND.detach()
+        else:
+            encoder.load_state_dict(before)
+            self._model.own_items = None
+
+    def _scale(self, items_ND: torch.Tensor, users: NDArray[np.int64]) -> float:
+        """The factor on item vectors under which the untrained encoder's softmax finds the validation items best.
+
+        Rankings do not depend on it; training does: a tower's norms follow its statistics, and where a few items have
+        vectors many times longer than the rest, the first epochs only undo what their dot products claim.
+        """
+        seen = [self._log.seen("validation")[u] for u in users]
+        targets = torch.from_numpy(self._log.targets("validation")[users]).to(items_ND.device)
+        with torch.no_grad():
+            logits_BN = self._model.user_vectors(seen, items_ND) @ items_ND.T
+            losses = [float(functional.cross_entropy(logits_BN * scale**2, targets)) for scale in _SCALES]
+        # Published numbers may overflow; then nothing is known of any scale, and that is no reason to fail either.
+        return _SCALES[int(np.argmin(np.nan_to_num(losses, nan=np.inf)))]
 
     def _reciprocal_rank(self, users: NDArray[np.int64]) -> float:
         """Mean reciprocal rank of the validation item by the encoder alone, after everything before it."""
@@ -122,6 +149,8 @@ class OrdinaryFit:
             raise ValueError("the encoder is looked at while it trains only")
         with torch.no_grad():
             scores = (self._model.user_vectors(seen, items_ND) @ items_ND.T).cpu().numpy()
+        # Where published numbers overflow, a user ranks nothing; a failure would tell the server that she has such items.
+        scores[~np.isfinite(scores).all(axis=1)] = 0.0
         ranks = target_ranks(scores, self._log.targets("validation")[users], seen)
         return float(reciprocal_rank(ranks).mean())
 
@@ -137,10 +166,12 @@ class OrdinaryFit:
         mix = self._model.recommender.mix
         with torch.no_grad():
             start_C = mix.weight[0].cpu()
-        weights_C = fit_blend_weights(channels_BNC, targets, torch.from_numpy(hidden), start_C)
-        if bool(weights_C.isfinite().all()):
-            with torch.no_grad():
-                mix.weight.copy_(weights_C.unsqueeze(0))
+        # Whose channels overflow is left out: a fit that fails would tell the server that somebody here has such items.
+        usable_B = channels_BNC.flatten(1).isfinite().all(dim=1)
+        kept = (values[usable_B] for values in (channels_BNC, targets, torch.from_numpy(hidden)))
+        weights_C = fit_blend_weights(*kept, start_C)
+        with torch.no_grad():
+            mix.weight.copy_(weights_C.unsqueeze(0))
 
     def _some(self, users: NDArray[np.int64], most: int) -> NDArray[np.int64]:
         if len(users) <= most:
