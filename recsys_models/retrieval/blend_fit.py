@@ -106,7 +106,9 @@ class _Search:
 
 
 def _is_better(gains_B: Tensor, than_B: Tensor) -> bool:
-    """Whether the mean rises by more than chance: paired over users."""
+    """Whether the mean rises by more than chance: paired over users. Of one user's rise nobody knows that."""
     rises_B = gains_B - than_B
-    error = rises_B.std(correction=0) / math.sqrt(len(rises_B))
+    if len(rises_B) < 2:
+        return False
+    error = rises_B.std() / math.sqrt(len(rises_B))
     return bool(rises_B.mean() > _STANDARD_ERRORS * error)
