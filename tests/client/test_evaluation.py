@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from client.behaviour_log import BehaviourLog
 from client.evaluation import metric_contributions, rank_targets
@@ -8,25 +9,28 @@ from client.model import ClientModel
 from client.public_state import PublicState
 from client.statistics import popularity_contributions, statistics_contributions
 from recsys_models.retrieval.blend import ChannelScores
+from recsys_models.retrieval.transitions import SmoothTransitions, TransitionReadings, from_head
 from tests.tiny_federation import dataset_of
 
 N, DIM = 15, 4
 RANDOM = np.random.default_rng(3)
 # More users than one batch; some with too few events to be evaluated.
 HISTORIES = [RANDOM.permutation(N)[: RANDOM.integers(0, 9)].tolist() for _ in range(150)]
+HEAD = np.array([0, 3, 4, 9])
 LOG = BehaviourLog(dataset_of(HISTORIES, N).sequences)
 SETTINGS = {"encoder": "mean-pool", "dim": DIM, "max_length": 6, "blocks": 1, "heads": 1, "dropout": 0.0}
 
 
 def public() -> PublicState:
     state = PublicState(N, DIM)
+    factors = RANDOM.random((2, N, 3)).astype(np.float32)
+    transitions = TransitionReadings(from_head(RANDOM.random((4, 4)), HEAD, N), SmoothTransitions(*factors))
     state.update(
         {
             "popularity": RANDOM.permutation(N).astype(np.float32),
             "item_tower": RANDOM.normal(size=(N, DIM)).astype(np.float32),
-            "head": np.array([0, 3, 4, 9]),
-            "transitions_sparse": RANDOM.random((4, 4)).astype(np.float32),
-            "transitions_smooth": RANDOM.random((4, 4)).astype(np.float32),
+            "head": HEAD,
+            **transitions.to_arrays(),
         }
     )
     return state
@@ -75,8 +79,21 @@ def test_statistics_are_of_the_training_part_alone() -> None:
     assert sorted(set(popularity.indices.tolist())) == [0, 3, 4]
     first_user = popularity.indices[: popularity.offsets[1]]
     assert first_user.tolist() == [0, 3]
-    statistics = statistics_contributions(log, PUBLIC, {"gram_share": 0.5, "orders": 2, "decay": 0.5})
+    settings = {"gram_share": 0.5, "orders": 2, "decay": 0.5}
+    statistics = statistics_contributions(log, PUBLIC, settings, private=True)
     assert statistics.length == 4 * 5 // 2 + 16
     assert statistics.users == 2
     # Transitions 0 -> 3 of the first user and 3 -> 4 of the second: positions 0, 1 and 1, 2 of the head.
     assert sorted(i - 10 for i in statistics.indices.tolist() if i >= 10) == [0 * 4 + 1, 1 * 4 + 2]
+    transitions = statistics_contributions(log, PUBLIC, settings | {"gram_share": 0.0}, private=True)
+    assert (transitions.length, sorted(transitions.indices.tolist())) == (16, [1, 6])
+
+
+def test_transitions_are_counts_only_where_nothing_is_private() -> None:
+    log = BehaviourLog(dataset_of([[0, 3, 0, 3, 0, 3, 9, 9]], N).sequences)
+    settings = {"gram_share": 0.0, "orders": 1, "decay": 0.5}
+    norms = [
+        np.linalg.norm(statistics_contributions(log, PUBLIC, settings, private=private).values)
+        for private in (True, False)
+    ]
+    assert norms == [pytest.approx(1.0), pytest.approx(np.hypot(3.0, 2.0))]

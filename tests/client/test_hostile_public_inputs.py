@@ -25,6 +25,7 @@ from privacy.release_terms import release_terms
 from privacy.wire import federation as wire
 from privacy.wire.federation import Answer, Task
 from recsys_models.metrics.detail import DetailLayout
+from recsys_models.retrieval.transitions import SmoothTransitions, TransitionReadings, from_head
 from tests.privacy.accounting.test_plan import plan
 from tests.tiny_federation import dataset_of, small_federation
 
@@ -53,6 +54,15 @@ SETTINGS: dict[str, Any] = {
     },
 }
 GRADIENTS: dict[str, Any] = SETTINGS["gradients"]
+FIT: dict[str, Any] = {
+    "steps": 1,
+    "l2_clip_norm": 1.0,
+    "learning_rate": 0.1,
+    "epochs": 3,
+    "batch_users": 8,
+    "dropout": 0.2,
+    "own_items": True,
+}
 OTHERS = [[5, 6, 7, 8], [9, 10, 11], [1, 2, 4, 5, 6]]
 VICTIM = [TRAP, TRAP, 9, 12]
 
@@ -81,6 +91,21 @@ def test_scores_that_overflow_cost_only_the_user_they_belong_to() -> None:
     for histories in (OTHERS, [*OTHERS, VICTIM]):
         detail = user_detail(model, log_of(histories), public, "test", diversity="item-tower")
         assert detail_contributions(detail, layout).users == len(histories)
+    assert len(recommend(model, public, np.array(VICTIM), count=3)) == 3
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_transitions_that_overflow_cost_only_the_user_they_belong_to() -> None:
+    factors = np.random.default_rng(4).normal(size=(2, N, 3)).astype(np.float32)
+    cells = np.random.default_rng(5).random((N, N))
+    cells[TRAP, [1, 2]] = factors[0][TRAP] = 3e38
+    public = overflowing()
+    readings = TransitionReadings(from_head(cells, np.arange(N), N), SmoothTransitions(*factors))
+    public.update({"item_tower": np.ones((N, DIM), np.float32), **readings.to_arrays()})
+    model = ClientModel(SETTINGS, b"s")
+    without = rank_targets(model, log_of(OTHERS), public, "test").model
+    with_victim = rank_targets(model, log_of([*OTHERS, VICTIM]), public, "test").model
+    assert np.array_equal(with_victim[:-1], without)
     assert len(recommend(model, public, np.array(VICTIM), count=3)) == 3
 
 
@@ -168,7 +193,16 @@ def agree_with(client: Any, agreed: Task, settings: dict[str, Any]) -> str:
                 "clip_rate": 0.2,
             }
         },
-        {"fit": {"steps": 1, "l2_clip_norm": 1e300, "learning_rate": 0.1, "batch_users": 8}},
+        {"fit": FIT | {"l2_clip_norm": 1e300}},
+        {"fit": FIT | {"epochs": -1}},
+        {"fit": FIT | {"epochs": 10_001}},
+        {"fit": FIT | {"epochs": 2.5}},
+        {"fit": FIT | {"dropout": 0.95}},
+        {"fit": FIT | {"dropout": -0.1}},
+        {"fit": FIT | {"own_items": 1}},
+        {"fit": FIT | {"own_items": "yes"}},
+        {"fit": {name: value for name, value in FIT.items() if name != "own_items"}},
+        {"fit": FIT | {"publish": True}},
         {"evaluation": {"group_bounds": [], "min_group_users": 20, "diversity": "titles"}},
         {"unheard_of": 1},
     ],
@@ -182,6 +216,7 @@ def test_settings_are_refused_before_they_meet_data(
     client = small.clients[CLIENT]
     agreed = Task.decode(small.wire.answers(wire.AGREE, CLIENT)[-1].request)
     assert agree_with(client, agreed, settings) == "settings-out-of-range"
+    assert agree_with(client, agreed, {"fit": FIT}) == ""
     assert agree_with(client, agreed, {}) == ""
 
 

@@ -5,37 +5,81 @@ import pytest
 
 from client.public_state import KNOWN, PublicState
 from privacy.errors import ProtocolError
+from recsys_models.retrieval.transitions import (
+    TRANSITION_ARRAYS,
+    SmoothTransitions,
+    TransitionReadings,
+    from_head,
+)
 
 N, DIM = 7, 3
+
+
+HEAD = np.array([1, 4, 6])
+CELLS = np.array([[0.0, 2.0, 0.0], [1.0, 0.0, 3.0], [0.0, 0.0, 4.0]])
+
+
+def transitions(n_items: int = N) -> dict[str, np.ndarray]:
+    factors = np.ones((2, n_items, 2), dtype=np.float32)
+    return TransitionReadings(from_head(CELLS, HEAD, n_items), SmoothTransitions(*factors)).to_arrays()
 
 
 def good() -> dict[str, np.ndarray]:
     return {
         "popularity": np.arange(N, dtype=np.float32),
-        "head": np.array([1, 4, 6]),
+        "head": HEAD,
         "item_tower": np.ones((N, DIM), dtype=np.float32),
-        "transitions_sparse": np.eye(3, dtype=np.float32),
-        "transitions_smooth": np.zeros((3, 3), dtype=np.float32),
+        **transitions(),
     }
+
+
+def parts() -> list[dict[str, np.ndarray]]:
+    """What is published in one message; transitions are one thing."""
+    arrays = good()
+    together = {name: arrays.pop(name) for name in TRANSITION_ARRAYS}
+    return [*({name: array} for name, array in arrays.items()), together]
 
 
 def test_everything_known_is_taken_and_hashed() -> None:
     state = PublicState(N, DIM)
     assert set(good()) == set(KNOWN) - {"basis"}  # only where the plan has a subspace
     hashes = {state.sha256}
-    for name, array in good().items():
-        state.update({name: array})
+    for part in parts():
+        state.update(part)
         hashes.add(state.sha256)
-    assert len(hashes) == 1 + len(good())
+    assert len(hashes) == 1 + len(parts())
     assert state.head_position.tolist() == [-1, 0, -1, -1, 1, -1, 2]
-    assert state.channels().sparse_KK.shape == (3, 3)
+    channels = state.channels()
+    assert channels.transitions is not None
+    assert np.array_equal(channels.transitions.sparse.matrix.toarray()[np.ix_(HEAD, HEAD)], CELLS)
+    assert channels.transitions.smooth.left.shape == (N, 2)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"transition_starts": np.array([0, 0, 2, 2, 2, 3, 3, 4])},
+        {"transition_items": np.array([6, 1, 6, 6])},
+        *(
+            {name: 2 * transitions()[name]}
+            for name in ("transition_weights", "transition_left", "transition_right")
+        ),
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_every_array_of_the_transitions_is_hashed(change: dict[str, np.ndarray]) -> None:
+    state = PublicState(N, DIM)
+    state.update(good())
+    before = state.sha256
+    state.update(change)
+    assert state.sha256 != before
 
 
 def test_the_hash_does_not_depend_on_the_order_of_arrival() -> None:
     one, other = PublicState(N, DIM), PublicState(N, DIM)
     one.update(good())
-    for name in reversed(good()):
-        other.update({name: good()[name]})
+    for part in reversed(parts()):
+        other.update(part)
     assert one.sha256 == other.sha256
 
 
@@ -45,7 +89,7 @@ def test_before_anything_is_published_there_are_zeros() -> None:
     assert state.item_tower.shape == (N, DIM)
     assert not state.popularity.any()
     assert state.head.tolist() == list(range(N))
-    assert state.channels().sparse_KK.shape == (N, N)
+    assert state.channels().transitions is None
 
 
 def changed(name: str, array: np.ndarray) -> dict[str, np.ndarray]:
@@ -67,6 +111,17 @@ def changed(name: str, array: np.ndarray) -> dict[str, np.ndarray]:
         (changed("head", np.array([-1, 2])), "outside the catalogue"),
         (changed("head", np.array([], dtype=np.int64)), "outside the catalogue"),
         (changed("head", np.array([2, 2])), "repeat"),
+        (changed("transition_items", np.array([4, 1, 6, N])), "outside the catalogue of 7 items"),
+        (changed("transition_items", np.array([4, 1, 6])), "must go from 0 to its 3 entries"),
+        (changed("transition_items", np.array([4, 1, 6, 6], dtype=np.int32)), "'transition_items' is int32"),
+        (changed("transition_starts", np.array([0, 0, 1, 1, 1, 5, 3, 4])), "fall"),
+        (changed("transition_starts", np.array([0, 2**63 - 1, -2, 4])), "fall"),
+        (changed("transition_weights", np.ones(3, np.float32)), "3 weights for 4 transitions"),
+        (changed("transition_weights", np.full(4, np.nan, np.float32)), "not finite"),
+        (changed("transition_left", np.ones((N, 3), np.float32)), "do not form a transition matrix"),
+        (changed("transition_right", np.full((N, 2), np.inf, np.float32)), "not finite"),
+        (good() | transitions(N + 1), "transitions of 8 items for a catalogue of 7"),
+        (good() | {"transitions_sparse": np.eye(3, dtype=np.float32)}, "which no client knows"),
     ],
 )
 def test_anything_else_is_refused_whole(arrays: dict[str, np.ndarray], message: str) -> None:
@@ -77,12 +132,32 @@ def test_anything_else_is_refused_whole(arrays: dict[str, np.ndarray], message: 
     assert state.sha256 == before
 
 
-@pytest.mark.parametrize("name", ["transitions_sparse", "transitions_smooth"])
-def test_transitions_of_another_head_are_refused_when_used(name: str) -> None:
+@pytest.mark.parametrize("missing", TRANSITION_ARRAYS)
+def test_part_of_the_transitions_is_refused_and_nothing_replaced(missing: str) -> None:
     state = PublicState(N, DIM)
-    state.update(changed(name, np.zeros((4, 4), dtype=np.float32)))
-    with pytest.raises(ProtocolError, match="do not fit 3 head items"):
-        state.channels()
+    before = state.sha256
+    arrays = good()
+    del arrays[missing]
+    with pytest.raises(ProtocolError, match="cannot be read: of the transitions only"):
+        state.update(arrays)
+    assert state.sha256 == before
+    assert not state.popularity.any()
+    # With the rest in one message they are taken.
+    state.update(good())
+    assert state.channels().transitions is not None
+
+
+def test_transitions_are_read_together_with_those_that_are_there() -> None:
+    state = PublicState(N, DIM)
+    state.update(good())
+    before = state.sha256
+    with pytest.raises(ProtocolError, match="must go from 0 to its 2 entries"):
+        state.update({"popularity": np.ones(N, np.float32), "transition_items": np.array([4, 1])})
+    assert state.sha256 == before
+    state.update({"transition_weights": np.zeros(4, np.float32)})
+    channels = state.channels()
+    assert channels.transitions is not None
+    assert not channels.transitions.sparse.matrix.toarray().any()
 
 
 def test_a_basis_is_taken_only_where_the_plan_has_one_and_only_orthonormal() -> None:

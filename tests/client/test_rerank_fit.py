@@ -45,7 +45,7 @@ def learnable(users: int = 120) -> list[np.ndarray]:
 
 def fitted(histories: list[np.ndarray], steps: int = 120) -> tuple[ClientModel, bool]:
     model = ClientModel(MODEL, b"s")
-    kept = RerankFit(model, histories, SCORER, randomness=SeededRandomness(1)).run(steps, 64)
+    kept = RerankFit(model, histories, SCORER, randomness=SeededRandomness(1)).run(64, steps)
     return model, kept
 
 

@@ -221,13 +221,6 @@ def test_a_private_fit_repeats_with_its_seed_alone() -> None:
     assert not torch.equal(found[0], found[2])
 
 
-def test_users_with_nothing_to_predict_leave_the_model_as_it_was() -> None:
-    model, one = fit([np.array([1]), np.zeros(0, dtype=np.int64)])
-    before = weights(model)
-    one.ordinary(30, 8)
-    assert torch.equal(before, weights(model))
-
-
 @pytest.mark.parametrize("histories", [[], [np.array([1])]])
 def test_a_private_fit_of_nobody_is_noised_like_any_other(histories: list[np.ndarray]) -> None:
     model, one = fit(histories)
@@ -235,34 +228,6 @@ def test_a_private_fit_of_nobody_is_noised_like_any_other(histories: list[np.nda
     one.private(terms("fit", q=1.0, steps=2))
     # Else an encoder that stands still would say that this client has no user with two events.
     assert not torch.equal(before, weights(model))
-
-
-def test_few_users_are_not_fitted_without_noise() -> None:
-    model, one = fit(HISTORIES)  # eight: a held-out fifth would be one user
-    before = weights(model)
-    one.ordinary(40, 8)
-    assert torch.equal(before, weights(model))
-
-
-@pytest.mark.parametrize("steps", [10, 40])
-def test_an_ordinary_fit_learns_what_is_easy_however_short_it_is(steps: int) -> None:
-    # Everybody walks the same circle.
-    walks = [np.arange(start, start + 8) % N for start in range(N)]
-    model, one = fit(walks)
-    everybody = np.arange(len(walks))
-    before, start = one._reciprocal_rank(everybody), weights(model)
-    one.ordinary(steps, 16)
-    assert not torch.equal(weights(model), start)
-    assert one._reciprocal_rank(everybody) > before
-
-
-def test_an_ordinary_fit_that_helps_nobody_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, one = fit([np.arange(start, start + 8) % N for start in range(N)])
-    start = weights(model)
-    ranks = iter([0.5, 0.4, 0.5])
-    monkeypatch.setattr(one, "_reciprocal_rank", lambda _users: next(ranks))
-    one.ordinary(40, 16)
-    assert torch.equal(weights(model), start)
 
 
 @pytest.mark.parametrize("method", ["hooks", "ghost"])

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.numpy import load_file
 
 from client import handlers
 from client.handlers import ClientHandlers
+from client.model import ClientModel
 from privacy.bounded import BoundedSum
 from privacy.mechanisms.discrete_gaussian import add_noise
 from privacy.wire import federation as wire
 from privacy.wire.federation import Answer, OpenRound, Task
+from recsys_models.retrieval.transitions import SparseTransitions, count_transitions
 from server.federation import Unwatched
 from server.scenario import parse_scenario
 from simulations.run import simulate
+from tests.tiny_federation import small_federation
 
 DOCUMENT = {
     "recipe": "gradients",
@@ -74,6 +79,51 @@ def test_gradient_rounds_noise_the_encoder_whatever_the_fit_does(
     monkeypatch.setattr("client.gradients.add_noise", noting)
     simulate(parse_scenario(DOCUMENT, source="test"), tmp_path, Unwatched())
     assert noised == ["gradients/encoder"] * (3 * 2)
+
+
+@pytest.mark.parametrize(("protects", "mode"), [(True, "on"), (False, "on"), (True, "off")])
+def test_a_client_knows_something_of_its_own_only_where_its_users_are_not_protected(
+    protects: bool, mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    changes = {
+        "fit.steps": 1,
+        "fit.epochs": 2,
+        "fit.sampling_probability": 1.0,
+        "privacy.protect_within_client": protects,
+        "privacy.mode": mode,
+    }
+    small = small_federation(tmp_path, monkeypatch, changes)
+    calls: list[str] = []
+    monkeypatch.setattr("client.handlers.calibrate", lambda model, *_: calls.append(_counted(model)))
+    small.federation.run()
+    is_protected = protects and mode == "on"
+    assert [entry.event.name for entry in small.federation.ledger.entries()].count("fit") == is_protected
+    stored = [load_file(path) for path in tmp_path.glob("**/encoder.safetensors")]
+    assert len(stored) == len(small.clients)
+    for client, weights in zip(small.clients.values(), stored, strict=True):
+        own = {name for name in weights if name.startswith("own.")}
+        if is_protected:
+            assert client.model.own_transitions is None
+            assert client.model.own_items is None
+            assert not own
+        else:
+            # The validation item is counted in the end; when the temperature was fitted, it was not.
+            wanted = count_transitions(client.log.seen("test"), 40, orders=5, decay=0.7)
+            assert _counted(client.model) == hash_of(wanted)
+            assert hash_of(count_transitions(client.log.training, 40, orders=5, decay=0.7)) in calls
+            assert hash_of(wanted) not in calls
+            assert {"own.transition_starts", "own.transition_items", "own.transition_weights"} <= own
+    assert len(calls) == (0 if is_protected else len(small.clients))
+
+
+def hash_of(transitions: SparseTransitions) -> str:
+    parts = (transitions.starts, transitions.items, transitions.weights)
+    return hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()
+
+
+def _counted(model: ClientModel) -> str:
+    assert model.own_transitions is not None
+    return hash_of(model.own_transitions)
 
 
 @pytest.mark.parametrize("protects", [True, False])

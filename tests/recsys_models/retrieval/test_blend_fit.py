@@ -9,7 +9,7 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp
 
 from recsys_models.retrieval.blend import standardise
-from recsys_models.retrieval.blend_fit import fit_blend_weights
+from recsys_models.retrieval.blend_fit import fit_blend_weights, likeliest_weights
 
 N = 25
 START = torch.tensor([0.5, 1.0, 0.5])
@@ -53,7 +53,7 @@ def test_what_is_found_is_the_most_probable_under_a_normal_prior_around_the_star
         return float((logsumexp(scores, axis=1) - chosen).sum() + ((weights - START.numpy()) ** 2).sum() / 2)
 
     wanted = minimize(negative_log_posterior, START.numpy(), bounds=[(0.0, None)] * 3).x
-    found = fit_blend_weights(channels, targets, nothing_hidden(users), START)
+    found = likeliest_weights(channels, targets, nothing_hidden(users), START)
     np.testing.assert_allclose(found, wanted, atol=0.02)
 
 
@@ -93,3 +93,48 @@ def test_a_channel_that_is_missing_keeps_its_weight() -> None:
     channels[:, :, 1] = 0.0
     found = fit_blend_weights(channels, targets, nothing_hidden(300), START)
     np.testing.assert_allclose(found[1], START[1], atol=1e-3)
+
+
+# --- the search by ranks -----------------------------------------------------------------------------------------
+
+
+def gain(weights: torch.Tensor, channels: torch.Tensor, targets: torch.Tensor) -> float:
+    """Mean of ``1 / log2(1 + rank)``."""
+    scores = channels @ weights
+    ranks = (scores >= scores.gather(1, targets.unsqueeze(1))).sum(dim=1)
+    return float((1.0 / torch.log2(1.0 + ranks)).mean())
+
+
+def surprising(users: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A first channel that finds the choice of two users in three, and is far off for the third."""
+    drawn = torch.Generator().manual_seed(2)
+    scores = torch.randn(users, 3, N, generator=drawn)
+    targets = torch.randint(N, (users,), generator=drawn)
+    scores[torch.arange(users), 0, targets] = torch.where(torch.arange(users) % 3 > 0, 2.5, -9.0)
+    return standardise(scores).transpose(1, 2), targets
+
+
+def test_what_the_likelihood_pays_for_a_few_costs_the_ranks_of_the_others_nothing() -> None:
+    channels, targets = surprising(600)
+    hidden = nothing_hidden(600)
+    likely = likeliest_weights(channels, targets, hidden, START)
+    found = fit_blend_weights(channels, targets, hidden, START)
+    assert gain(likely, channels, targets) < gain(found, channels, targets) - 0.05
+    assert gain(START, channels, targets) <= gain(found, channels, targets)
+    assert bool((found >= 0.0).all())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_search_ends_with_worse_ranks_than_the_likeliest_weights(seed: int) -> None:
+    channels, targets = chosen_by(TRUE, 80, seed)
+    likely = likeliest_weights(channels, targets, nothing_hidden(80), START)
+    found = fit_blend_weights(channels, targets, nothing_hidden(80), START)
+    assert gain(found, channels, targets) >= gain(likely, channels, targets)
+
+
+def test_one_users_ranks_change_nothing() -> None:
+    for user in range(12):
+        channels, targets = surprising(user + 1)
+        channels, targets = channels[-1:], targets[-1:]
+        likely = likeliest_weights(channels, targets, nothing_hidden(1), START)
+        assert torch.equal(fit_blend_weights(channels, targets, nothing_hidden(1), START), likely)

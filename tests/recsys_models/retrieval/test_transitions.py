@@ -206,7 +206,7 @@ def test_readings_come_back_from_their_arrays() -> None:
 def test_part_of_the_arrays_is_refused(missing: str) -> None:
     arrays = readings().to_arrays()
     del arrays[missing]
-    with pytest.raises(DataError, match="of the transitions only transition_.* were published"):
+    with pytest.raises(DataError, match=r"of the transitions only transition_.* were published"):
         TransitionReadings.from_arrays(arrays, N)
 
 
