@@ -22,6 +22,7 @@ KNOWN: dict[str, tuple[str, int]] = {
     "item_tower": ("float32", 2),
     **TRANSITION_ARRAYS,
     "basis": ("float32", 2),
+    "content": ("float32", 2),
 }
 
 
@@ -122,7 +123,8 @@ class PublicState:
         Raises:
             ProtocolError: transitions are incomplete, or lead outside the catalogue.
         """
-        return PublicChannels.build(self.item_tower, self.popularity, self._transitions(self._arrays), device)
+        transitions, content = self._transitions(self._arrays), self._arrays.get("content")
+        return PublicChannels.build(self.item_tower, self.popularity, transitions, device, content=content)
 
     def _transitions(self, arrays: Arrays) -> TransitionReadings | None:
         try:

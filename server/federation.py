@@ -302,6 +302,9 @@ class Federation:
         arrays = statistics_arrays(total, noise_sd, head, self.n_items, self.plan.settings)
         if self.start is not None and "item_tower" in arrays:
             arrays["item_tower"] = self.start.completing(arrays["item_tower"], head)
+        if self._content is not None:
+            # One party computes it, so that all score with the same; a client could, from the same catalogue.
+            arrays["content"] = self._content
         if self._content is not None and "item_tower" in arrays:
             tower = arrays["item_tower"]
             known: NDArray[np.bool_] = np.any(tower != 0.0, axis=1)

@@ -172,7 +172,7 @@ class ModelSection(_Section):
     dropout: Annotated[float, Field(ge=0.0, le=0.9)] | None = None
     reranker: Literal["none", "neumf"] = "none"
     rating_scale: Annotated[tuple[Rating, Rating], AfterValidator(_rises)] | None = None
-    content: Literal["auto", "off"] = "off"
+    content: Literal["auto", "off"] = "auto"
 
 
 class ItemTowerSection(_Section):

@@ -21,8 +21,12 @@ from recsys_models.encoders.base import UserEncoder
 from recsys_models.retrieval.transitions import SparseTransitions, TransitionReadings, newest_items
 
 CHANNELS = ("encoder", "transitions", "smooth transitions", "popularity", "content", "own transitions")
-DEFAULT_WEIGHTS = (0.5, 1.0, 0.5, 0.2, 0.1, 1.0)
-"""Before anything is fitted. A channel that a client does not have is constant, and so counts for nothing."""
+DEFAULT_WEIGHTS = (0.5, 1.0, 0.5, 0.2, 1.5, 1.0)
+"""Before anything is fitted. A channel that a client does not have is constant, and so counts for nothing.
+
+The content's weight is one that lost nowhere: at epsilon = 8 recall@10 rose with it up to 1 on MovieLens-100K, and on the
+built-in log and Amazon Beauty beyond 3.
+"""
 
 _TINY = 1e-6
 # Probabilities below this are alike: own counts are read as logarithms, which a softmax adds up like evidence. In units of
