@@ -168,8 +168,8 @@ class OrdinaryFit:
             start_C = mix.weight[0].cpu()
         # Whose channels overflow is left out: a fit that fails would tell the server that somebody here has such items.
         usable_B = channels_BNC.flatten(1).isfinite().all(dim=1)
-        kept = (values[usable_B] for values in (channels_BNC, targets, torch.from_numpy(hidden)))
-        weights_C = fit_blend_weights(*kept, start_C)
+        hidden_BN = torch.from_numpy(hidden)[usable_B]
+        weights_C = fit_blend_weights(channels_BNC[usable_B], targets[usable_B], hidden_BN, start_C)
         with torch.no_grad():
             mix.weight.copy_(weights_C.unsqueeze(0))
 

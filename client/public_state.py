@@ -66,6 +66,7 @@ class PublicState:
             raise ProtocolError(f"published {name!r} holds numbers that are not finite")
         expected = {
             "popularity": (self.n_items,),
+            "content": (self.n_items, *array.shape[1:]),
             "item_tower": (self.n_items, self.dim),
             "basis": (self.n_items, self.subspace_rank),
         }.get(name, array.shape)

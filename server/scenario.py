@@ -160,8 +160,9 @@ class ModelSection(_Section):
             encoder; so not beside ``protect_within_client``.
         rating_scale: lowest and highest rating, public, where logs have a ``value``: each client then predicts ratings too, by
             a model of its own; as above.
-        content: "auto" gives items outside the statistics a row predicted from their titles, texts and attributes
-            (``recsys_models.item_towers.cold_start``); post-processing, so it costs no budget.
+        content: "auto" publishes vectors of the items' titles, texts and attributes, a recall channel of their own, and gives
+            items outside the statistics a row predicted from them (``recsys_models.item_towers.cold_start``). Facts and
+            post-processing, so it costs no budget.
     """
 
     size: Literal["S", "M", "L"] = "S"

@@ -65,6 +65,8 @@ def test_clients_do_not_agree_to_local_steps_under_shared_noise(
         task = Task.decode(request)
         return replace(task, parameters={**task.parameters, "noise": "distributed"}).encode()
 
-    forged = small_federation(tmp_path / "forged", monkeypatch, LOCAL | {"gradients.sampling_probability": 1.0}, tamper=lie)
+    forged = small_federation(
+        tmp_path / "forged", monkeypatch, LOCAL | {"gradients.sampling_probability": 1.0}, tamper=lie
+    )
     with pytest.raises(PolicyRefusal, match="input-unusable"):
         forged.federation.run()

@@ -9,6 +9,7 @@ import pytest
 
 from privacy.errors import InputError, PolicyRefusal, ProtocolError
 from privacy.wire import federation as wire
+from recsys_models.retrieval.transitions import TransitionReadings
 from simulations.loopback import Fault
 from tests.tiny_federation import SmallFederation, small_federation
 
@@ -189,3 +190,43 @@ def test_an_enrolment_that_cannot_be_read_costs_only_its_sender(
     assert LOST not in small.federation.plan.cohort
     assert [d["client"] for d in small.federation.exchange.dropouts] == [LOST]
     assert_sums_are_plain_sums(small)
+
+
+@pytest.mark.parametrize(
+    ("changes", "asked"),
+    [
+        (OFF, 5),
+        (OFF | {"fit.epochs": 0}, 0),
+        ({"fit.epochs": 0, "privacy.protect_within_client": False}, 0),
+        ({"fit.epochs": 1, "privacy.protect_within_client": False}, 5),
+        (
+            {"fit.epochs": 9},
+            0,
+        ),  # no noisy steps, and nothing but these where users are protected from each other
+    ],
+)
+def test_a_fit_is_asked_for_where_there_is_something_to_fit(
+    changes: dict[str, object], asked: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = small_federation(tmp_path, monkeypatch, changes)
+    small.federation.run()
+    assert sum(message.kind == wire.FIT for message in small.wire.messages) == asked
+
+
+def test_published_transitions_are_of_the_head_and_read_by_every_client(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = small_federation(tmp_path, monkeypatch)
+    small.federation.run()
+    arrays = small.federation.outcome.arrays
+    readings = TransitionReadings.from_arrays(arrays, 40)
+    assert readings is not None
+    outside = np.setdiff1d(np.arange(40), arrays["head"])
+    assert len(outside) == 20
+    cells = readings.sparse.matrix.toarray()
+    assert cells.any()
+    assert not cells[outside].any() and not cells[:, outside].any()
+    for client in small.clients.values():
+        read = client.public.channels().transitions
+        assert read is not None
+        assert np.array_equal(read.sparse.matrix.toarray(), cells)

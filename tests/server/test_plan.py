@@ -7,7 +7,7 @@ import pytest
 from client.plan_settings import check_settings
 from privacy.accounting.accountant import epsilon
 from privacy.accounting.plan import FederationPlan
-from privacy.errors import InputError
+from privacy.errors import InputError, PolicyRefusal
 from privacy.wire.federation import most_behind, round_to_two_digits
 from server.plan import fit_steps, gradient_rounds, head_items, make_plan
 from server.scenario import Scenario, override
@@ -192,11 +192,9 @@ def test_a_catalogue_too_large_for_a_matrix_is_found_by_its_subspace() -> None:
         kinds = [release.kind for release in plan.releases]
         assert ("statistics-subspace" in kinds) == (method == "subspace"), (n_items, users, changes)
         assert "statistics" in kinds  # transitions come from the head in either case
-        assert (
-            (plan.settings["subspace_rank"] > 0)
-            == (plan.settings["gram_share"] == 0.0)
-            == (method == "subspace")
-        )
+        assert (plan.settings["subspace_rank"] > 0) == (method == "subspace")
+        # A matrix gives the tower of its transitions; the Gram part of a subspace has releases of its own.
+        assert plan.settings["gram_share"] == 0.0
         check_settings(plan.settings, protects_within_client=plan.private)
     plan = planned_for(300, 2000, {"statistics.method": "subspace", "statistics.gram_share": 0.25})
     shares = {release.name: release.share for release in plan.releases}
@@ -205,3 +203,37 @@ def test_a_catalogue_too_large_for_a_matrix_is_found_by_its_subspace() -> None:
     assert planned({}).release("statistics").share == pytest.approx(
         sum(shares[n] for n in ("statistics", "statistics-subspace"))
     )
+    half = planned_for(300, 2000, {"statistics.method": "subspace"})
+    shares = {release.name: release.share for release in half.releases}
+    assert shares["statistics"] == pytest.approx(shares["statistics-subspace"])
+    matrix = planned_for(300, 2000, {"statistics.gram_share": 0.25})
+    assert matrix.settings["gram_share"] == 0.25
+
+
+def test_a_fit_is_planned_as_the_scenario_says() -> None:
+    fit = planned({"fit.epochs": 7, "fit.dropout": 0.3, "fit.own_items": False}).settings["fit"]
+    assert (fit["epochs"], fit["dropout"], fit["own_items"]) == (7, 0.3, False)
+    fit = planned().settings["fit"]
+    assert (fit["epochs"], fit["dropout"], fit["own_items"]) == (20, 0.2, True)
+
+
+@pytest.mark.parametrize(
+    "fit",
+    [
+        {"epochs": -1},
+        {"epochs": 10_001},
+        {"dropout": 0.91},
+        {"dropout": -0.1},
+        {"dropout": float("nan")},
+        {"own_items": "sometimes"},
+    ],
+    ids=str,
+)
+def test_a_fit_out_of_range_is_refused_by_server_and_client(fit: dict[str, Any]) -> None:
+    (name,) = fit
+    with pytest.raises(InputError, match=rf"fit\.{name}"):
+        small_scenario({f"fit.{name}": fit[name]})
+    settings = planned().settings
+    check_settings(settings, protects_within_client=True)
+    with pytest.raises(PolicyRefusal, match=rf"fit\.{name}"):
+        check_settings({**settings, "fit": {**settings["fit"], **fit}}, protects_within_client=True)

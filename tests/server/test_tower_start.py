@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 from privacy.accounting.ledger import Ledger
 from privacy.errors import BudgetExceeded, InputError
 from recsys_models.data.catalogue import Catalogue
+from recsys_models.retrieval.transitions import TRANSITION_ARRAYS, TransitionReadings
 from server.certificate import certificate
 from server.disclosure import disclosure, to_markdown
 from server.federation import Unwatched
@@ -108,6 +110,31 @@ def test_ids_that_mean_other_items_are_not_taken_for_the_same(released: Path) ->
         start_of(released, elsewhere, {"item_tower.link": "content"})
 
 
+def test_a_resumed_run_keeps_what_followed_what_in_a_grown_catalogue(released: Path) -> None:
+    earlier = read_published(released)
+    larger = grown(earlier.catalogue, 6)
+    scenario = override(resumed(released, None), {"recipe": "gradients"})
+    start = make_start(scenario, larger, None)
+    assert start is not None
+    assert "popularity" not in start.kept  # of another catalogue
+    before = TransitionReadings.from_arrays(earlier.arrays, 40)
+    after = TransitionReadings.from_arrays(start.transitions, 46)
+    assert before is not None and after is not None
+    old = larger.indices_of(earlier.catalogue.item_ids)
+    wanted = np.zeros((46, 46), dtype=np.float32)
+    wanted[np.ix_(old, old)] = before.sparse.matrix.toarray()
+    assert wanted.any()
+    assert np.array_equal(after.sparse.matrix.toarray(), wanted)
+    assert np.array_equal(after.smooth.left[old], before.smooth.left)
+    same = make_start(scenario, earlier.catalogue, None)
+    assert same is not None
+    for name in TRANSITION_ARRAYS:
+        assert np.array_equal(same.transitions[name], earlier.arrays[name])
+    # Statistics of its own replace them.
+    statistics = make_start(override(scenario, {"recipe": "hybrid"}), larger, None)
+    assert statistics is not None and not statistics.transitions
+
+
 def _without_tower(folder: Path) -> None:
     (folder / "item_tower.safetensors").unlink()
 
@@ -128,12 +155,30 @@ def _no_catalogue(folder: Path) -> None:
     (folder / "catalogue.json").unlink()
 
 
-def _poisoned(folder: Path) -> None:
+def _changed(folder: Path, change: Callable[[dict[str, np.ndarray]], None]) -> None:
     path = folder / "item_tower.safetensors"
     arrays = load_file(path)
-    arrays["item_tower"][3, 3] = np.nan
+    change(arrays)
     facts = {"catalogue_sha256": (folder / "catalogue.sha256").read_text().strip()}
     save_file(arrays, path, metadata={"fedtower": json.dumps(facts)})
+
+
+def _poisoned(folder: Path) -> None:
+    def change(arrays: dict[str, np.ndarray]) -> None:
+        arrays["item_tower"][3, 3] = np.nan
+
+    _changed(folder, change)
+
+
+def _half_the_transitions(folder: Path) -> None:
+    _changed(folder, lambda arrays: arrays.__delitem__("transition_items"))
+
+
+def _transitions_from_elsewhere(folder: Path) -> None:
+    def change(arrays: dict[str, np.ndarray]) -> None:
+        arrays["transition_items"][0] = 40
+
+    _changed(folder, change)
 
 
 @pytest.mark.parametrize(
@@ -145,6 +190,8 @@ def _poisoned(folder: Path) -> None:
         (_other_catalogue, "has SHA-256"),
         (_no_catalogue, "there is no file"),
         (_poisoned, "not finite"),
+        (_half_the_transitions, "of the transitions only transition_starts, transition_weights"),
+        (_transitions_from_elsewhere, "a transition leads outside the catalogue of 40 items"),
     ],
 )
 def test_a_wrong_release_is_one_line(released: Path, tmp_path: Path, damage: Any, message: str) -> None:
