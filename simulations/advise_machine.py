@@ -29,6 +29,7 @@ from privacy.wire.federation import Answer, Task
 from recsys_models.data.catalogue import Catalogue
 from recsys_models.data.sequences import Sequences
 from recsys_models.devices import resolve_device
+from recsys_models.retrieval.transitions import SmoothTransitions, TransitionReadings, from_head
 from server.item_tower import random_tower
 from server.plan import make_plan
 from server.scenario import FitSection, Scenario, override
@@ -225,13 +226,15 @@ def _generated(users: int, items: int, length: int) -> BehaviourLog:
 
 def _public(plan: FederationPlan, items: int) -> dict[str, Any]:
     head = np.arange(min(int(plan.settings["head"]), items), dtype=np.int64)
-    transitions = np.random.default_rng(1).random((len(head), len(head))).astype(np.float32)
+    random = np.random.default_rng(1)
+    factors = random.random((2, items, min(16, len(head)))).astype(np.float32)
+    cells = from_head(random.random((len(head), len(head))), head, items)
+    transitions = TransitionReadings(cells, SmoothTransitions(factors[0], factors[1]))
     return {
         "popularity": (1.0 / np.arange(1, items + 1)).astype(np.float32),
         "head": head,
         "item_tower": random_tower(np.arange(items), items, int(plan.settings["dim"]), 2),
-        "transitions_sparse": transitions,
-        "transitions_smooth": transitions,
+        **transitions.to_arrays(),
     }
 
 

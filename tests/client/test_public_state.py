@@ -29,6 +29,7 @@ def good() -> dict[str, np.ndarray]:
         "popularity": np.arange(N, dtype=np.float32),
         "head": HEAD,
         "item_tower": np.ones((N, DIM), dtype=np.float32),
+        "content": np.eye(N, 4, dtype=np.float32),
         **transitions(),
     }
 
@@ -121,6 +122,7 @@ def changed(name: str, array: np.ndarray) -> dict[str, np.ndarray]:
         (changed("transition_left", np.ones((N, 3), np.float32)), "do not form a transition matrix"),
         (changed("transition_right", np.full((N, 2), np.inf, np.float32)), "not finite"),
         (good() | transitions(N + 1), "transitions of 8 items for a catalogue of 7"),
+        (good() | {"content": np.ones((N - 1, 4), dtype=np.float32)}, "expected"),
         (good() | {"transitions_sparse": np.eye(3, dtype=np.float32)}, "which no client knows"),
     ],
 )

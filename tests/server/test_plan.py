@@ -195,11 +195,7 @@ def test_a_catalogue_too_large_for_a_matrix_is_found_by_its_subspace() -> None:
         assert (plan.settings["subspace_rank"] > 0) == (method == "subspace")
         # A matrix gives the tower of its transitions; the Gram part of a subspace has releases of its own.
         assert plan.settings["gram_share"] == 0.0
-<<<<<<< HEAD
         check_settings(plan.settings, protects_within_client=plan.private)
-=======
-        check_settings(plan.settings, protects_within_client=False)
->>>>>>> 5855fdc (Test plans, resumed runs and published transitions in their new form, and when a fit is asked for)
     plan = planned_for(300, 2000, {"statistics.method": "subspace", "statistics.gram_share": 0.25})
     shares = {release.name: release.share for release in plan.releases}
     assert shares["statistics"] == pytest.approx(3 * shares["statistics-subspace"])
