@@ -32,7 +32,7 @@ from recsys_models.devices import resolve_device
 from recsys_models.retrieval.transitions import SmoothTransitions, TransitionReadings, from_head
 from server.item_tower import random_tower
 from server.plan import make_plan
-from server.scenario import FitSection, Scenario, override
+from server.scenario import Scenario, override
 from simulations.run import simulated_policy
 
 _TYPICAL_LENGTH = 40
@@ -173,10 +173,9 @@ def _is_drawn(scenario: Scenario) -> bool:
 
 
 def units_of(plan: FederationPlan) -> int:
-    """Steps of the fit a plan asks for; where it says epochs, these."""
+    """Steps of the private fit a plan asks for, or epochs of the ordinary one."""
     charged = [release.steps for release in plan.releases if release.kind == "fit"]
-    fit = plan.settings["fit"]
-    return charged[0] if charged else int(fit["epochs"] if "epochs" in fit else fit["steps"])
+    return charged[0] if charged else int(plan.settings["fit"]["epochs"])
 
 
 def _plan(scenario: Scenario, users: int, items: int, catalogue_sha256: str = "00" * 32) -> FederationPlan:
@@ -191,8 +190,9 @@ def _plan(scenario: Scenario, users: int, items: int, catalogue_sha256: str = "0
 
 def _fit_seconds(scenario: Scenario, users: int, items: int, length: int, units: int) -> float:
     # Fixed noise: fitting a budget to sampled steps takes longer than the steps.
-    names = [name for name in ("steps", "epochs") if name in FitSection.model_fields]
-    changes: dict[str, Any] = {f"fit.{name}": units for name in names} | {
+    changes: dict[str, Any] = {
+        "fit.steps": units,
+        "fit.epochs": units,
         "recipe": "statistics",
         "evaluation.detail": "off",
         "statistics.head": min(items, 50),

@@ -89,7 +89,7 @@ def test_lengths_come_from_ones_own_log_or_from_released_groups(tmp_path: Path) 
 
 def test_a_size_that_takes_too_long_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
     def calibrated(scenario: Scenario, items: int, *, median_length: int | None) -> StepModel:
-        seconds = {"L": 100.0, "M": 10.0, "S": 0.1}[scenario.model.size]
+        seconds = {"L": 100.0, "M": 20.0, "S": 0.1}[scenario.model.size]
         return StepModel(scenario, 40, (400, items), seconds, 0.0, 0.0)
 
     monkeypatch.setattr(advice.StepModel, "calibrated", calibrated)
