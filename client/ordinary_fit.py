@@ -31,6 +31,7 @@ from recsys_models.retrieval.transitions import count_transitions
 from recsys_models.training import TrainingSettings, train_next_item
 
 _LOOK_AT_USERS = 512
+_WARM_UP_STEPS = 100
 _SCALES = tuple(2.0 ** -(k / 2.0) for k in range(25))
 _CHANNEL_NUMBERS = 2**26
 """Most numbers (256 MiB) that the blend's weights are fitted on; of more users, that many at random."""
@@ -108,6 +109,7 @@ class OrdinaryFit:
             epochs=fit["epochs"],
             batch_size=fit["batch_users"],
             learning_rate=fit["learning_rate"],
+            warm_up_steps=min(_WARM_UP_STEPS, self._steps() // 10),
             device=self._model.device.type,
         )
         self._model.own_items = items_ND
@@ -140,6 +142,12 @@ class OrdinaryFit:
             losses = [float(functional.cross_entropy(logits_BN * scale**2, targets)) for scale in _SCALES]
         # Published numbers may overflow; then nothing is known of any scale, and that is no reason to fail either.
         return _SCALES[int(np.argmin(np.nan_to_num(losses, nan=np.inf)))]
+
+    def _steps(self) -> int:
+        """About how many steps all epochs take: a small client would else train at a rate that never rises."""
+        fit, length = self._settings["fit"], self._model.max_length
+        windows = int(np.ceil(np.maximum(self._log.split.train.lengths - 1, 0) / length).sum())
+        return fit["epochs"] * max(1, windows // fit["batch_users"])
 
     def _reciprocal_rank(self, users: NDArray[np.int64]) -> float:
         """Mean reciprocal rank of the validation item by the encoder alone, after everything before it."""
