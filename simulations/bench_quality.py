@@ -136,7 +136,8 @@ def _one_run(
         report = json.loads((out / "report.json").read_text(encoding="utf-8"))
     else:
         report = simulate(chosen, out, watcher, data=path)
-    exact = report["simulation"]["exact_metrics"]
+    simulation = report["simulation"]
+    exact = simulation.get("exact_after_fit") or simulation["exact_metrics"]
     spent = report["privacy"]["epsilon"]
     result = {
         "epsilon": _json_number(epsilon),

@@ -195,6 +195,9 @@ def simulate(
             "exact_metrics": exact.get("metrics-final", {}),
             "exact_by_release": exact,
         }
+        if federation.has_plan and federation.plan.fit_ends_measuring and "refused" not in report:
+            # What clients serve once their encoders are fitted without noise; no release may tell it.
+            report["simulation"]["exact_after_fit"] = exact_quality(simulation, "test")
         if "metrics-final" in exact:
             # Measured on the same users, where a deployment only has the expectation of a random order.
             report["baselines"]["random"] = measured_random(exact["metrics-final"])
