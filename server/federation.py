@@ -305,10 +305,10 @@ class Federation:
         if self._content is not None:
             # One party computes it, so that all score with the same; a client could, from the same catalogue.
             arrays["content"] = self._content
-        if self._content is not None and "item_tower" in arrays:
-            tower = arrays["item_tower"]
-            known: NDArray[np.bool_] = np.any(tower != 0.0, axis=1)
-            arrays["item_tower"] = fill_from_content(tower, known, self._content)
+            if "item_tower" in arrays:
+                tower = arrays["item_tower"]
+                known: NDArray[np.bool_] = np.any(tower != 0.0, axis=1)
+                arrays["item_tower"] = fill_from_content(tower, known, self._content)
         self._update(arrays)
         self.outcome.chosen = "statistics"
 
