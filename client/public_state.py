@@ -40,6 +40,7 @@ class PublicState:
         self.dim = dim
         self.subspace_rank = subspace_rank
         self._arrays: Arrays = {}
+        self._transitions: TransitionReadings | None = None
 
     def update(self, arrays: Arrays) -> None:
         """Replace arrays by name.
@@ -51,7 +52,9 @@ class PublicState:
         for name, array in arrays.items():
             self._check(name, array)
         together = {**self._arrays, **arrays}
-        self._transitions(together)
+        # Reading costs a pass over every cell, and most messages, one a gradient round, bring other arrays only.
+        if not arrays.keys().isdisjoint(TRANSITION_ARRAYS):
+            self._transitions = self._read_transitions(together)
         self._arrays = together
 
     def _check(self, name: str, array: NDArray[Any]) -> None:
@@ -119,15 +122,13 @@ class PublicState:
         return self._arrays.get("popularity", np.zeros(self.n_items, dtype=np.float32))
 
     def channels(self, device: torch.device | None = None) -> PublicChannels:
-        """Everything a recommender scores with, on ``device``.
+        """Everything a recommender scores with, on ``device``; the transitions as they were read when they arrived."""
+        content = self._arrays.get("content")
+        return PublicChannels.build(
+            self.item_tower, self.popularity, self._transitions, device, content=content
+        )
 
-        Raises:
-            ProtocolError: transitions are incomplete, or lead outside the catalogue.
-        """
-        transitions, content = self._transitions(self._arrays), self._arrays.get("content")
-        return PublicChannels.build(self.item_tower, self.popularity, transitions, device, content=content)
-
-    def _transitions(self, arrays: Arrays) -> TransitionReadings | None:
+    def _read_transitions(self, arrays: Arrays) -> TransitionReadings | None:
         try:
             return TransitionReadings.from_arrays(arrays, self.n_items)
         except DataError as error:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
 
@@ -160,6 +162,30 @@ def test_transitions_are_read_together_with_those_that_are_there() -> None:
     channels = state.channels()
     assert channels.transitions is not None
     assert not channels.transitions.sparse.matrix.toarray().any()
+
+
+def test_transitions_are_read_once_and_again_only_when_one_of_their_arrays_arrives(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read: list[int] = []
+    from_arrays = TransitionReadings.from_arrays
+
+    def counting(arrays: Mapping[str, np.ndarray], n_items: int) -> TransitionReadings | None:
+        read.append(n_items)
+        return from_arrays(arrays, n_items)
+
+    monkeypatch.setattr(TransitionReadings, "from_arrays", counting)
+    state = PublicState(N, DIM)
+    state.update(good())
+    first = state.channels().transitions
+    for _ in range(3):
+        state.update({"item_tower": np.zeros((N, DIM), dtype=np.float32)})
+        # The same object, so that the matrix it has built is kept.
+        assert state.channels().transitions is first
+    assert len(read) == 1
+    state.update({"transition_weights": np.zeros(4, np.float32)})
+    assert state.channels().transitions is not first
+    assert len(read) == 2
 
 
 def test_a_basis_is_taken_only_where_the_plan_has_one_and_only_orthonormal() -> None:
