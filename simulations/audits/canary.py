@@ -61,7 +61,8 @@ def run(
     rows: list[dict[str, Any]] = []
     for epsilon in epsilons:
         planted = PLANT[release](scenario, epsilon=epsilon, canaries=canaries, items=items, seed=seed)
-        rows += [_attack(planted, release, epsilon, view, releases, seed) for view in planted.views]
+        views = planted.release.carriers
+        rows += [_attack(planted, epsilon, view, releases, seed) for view in views]
     findings = [finding for row in rows for finding in row.pop("findings")]
     return {
         "release": release,
@@ -74,9 +75,8 @@ def run(
     }
 
 
-def _attack(
-    planted: Canaries, release: str, epsilon: float, view: str, releases: int, seed: int
-) -> dict[str, Any]:
+def _attack(planted: Canaries, epsilon: float, view: str, releases: int, seed: int) -> dict[str, Any]:
+    release = planted.release.name
     coins = np.random.default_rng(seed + 1)
     known: list[NDArray[np.float64]] = []
     truth: list[NDArray[np.bool_]] = []
@@ -89,7 +89,7 @@ def _attack(
         if repetition == 0:
             right = guesses_right(scores.blind, coin, guesses)
     flat, was_planted = np.concatenate(known), np.concatenate(truth)
-    delta = planted.plan.target_delta
+    delta = planted.release.engine.plan.target_delta
     fit = gaussian_fit(flat[was_planted], flat[~was_planted], delta)
     bound = one_run_lower_bound(planted.count, guesses, right, delta)
     findings: list[str] = []

@@ -22,13 +22,11 @@ import torch
 from numpy.typing import NDArray
 
 from client.gradients import GradientTrainer
-from privacy.accounting.analytic_gaussian import gaussian_mu
-from privacy.accounting.plan import FederationPlan
 from privacy.randomness import SeededRandomness
-from privacy.release_terms import ReleaseTerms
-from server.scenario import Scenario, override
+from server.scenario import Scenario
+from simulations.audits.canary_release import ClaimedRelease, claimed_release
 from simulations.audits.canary_scores import Scores
-from simulations.audits.engine import Engine, History, build_engine
+from simulations.audits.engine import History
 
 _EVENTS_OF_A_CANARY = 6
 _RIDGE = 1e-6  # relative; keeps canaries with nearly one gradient apart without moving the others
@@ -63,22 +61,23 @@ class _Client:
     """One client whose round can be run again and again from the same encoder.
 
     Args:
-        engine: under audit.
+        release: under audit.
         base: users whom the attacker knows; always there.
         logs: of all canaries.
         canaries: which of them are this client's.
     """
 
     def __init__(
-        self, engine: Engine, base: list[History], logs: list[History], canaries: NDArray[np.int64]
+        self, release: ClaimedRelease, base: list[History], logs: list[History], canaries: NDArray[np.int64]
     ) -> None:
+        engine = release.engine
         model = engine.model()
         self.canaries = canaries
         self._base = np.arange(len(base))
         self._coins = _Coins(engine.seed)
         self._encoder = model.recommender.encoder
         self._start = copy.deepcopy(self._encoder.state_dict())
-        self._terms = engine.terms("gradients")
+        self._terms = release.terms
         self._trainer = GradientTrainer(
             model,
             lambda: [*base, *(logs[k] for k in canaries)],
@@ -111,41 +110,27 @@ class GradientCanaries:
     """Clients with canaries, and what each canary adds.
 
     Attributes:
-        engine: under audit.
-        terms: of the release.
+        release: under audit.
         clients: by view; the canaries are dealt out among them.
         rows: ``[canaries, encoder]`` and ``[canaries, tower]`` in grid steps, the same at every client.
-        seed: of the noise.
     """
 
-    engine: Engine
-    terms: ReleaseTerms
+    release: ClaimedRelease
     clients: dict[str, list[_Client]]
     rows: _Vector
-    seed: int
-
-    @property
-    def plan(self) -> FederationPlan:
-        """Under audit."""
-        return self.engine.plan
 
     @property
     def count(self) -> int:
         """How many canaries there are."""
         return len(self.rows.tower)
 
-    @property
-    def views(self) -> tuple[str, ...]:
-        """With the encoders and the guaranteed noise, and the server's."""
-        return tuple(self.clients)
-
     def attack(self, coin: NDArray[np.bool_], view: str, repetition: int) -> Scores:
         """One round at every client; the base users are known and subtracted."""
         sees_encoders = view == "as accounted"
-        tower = np.zeros(self.terms.length)
+        tower = np.zeros(self.release.terms.length)
         products = np.zeros(self.count)
         gram = self.rows.tower @ self.rows.tower.T
-        noise = SeededRandomness(self.seed).derive(view, str(repetition))
+        noise = self.release.noise(view, repetition)
         for number, client in enumerate(self.clients[view]):
             seen = client.step(coin, noise.derive(str(number)).random_bytes(32))
             tower += seen.tower
@@ -174,15 +159,13 @@ def plant_in_gradients(
         items: of the catalogue.
         seed: of canaries and noise.
     """
-    claimed = override(
+    release = claimed_release(
         scenario,
-        {
-            "recipe": "gradients",
-            "privacy.mode": "on",
-            "privacy.epsilon": epsilon,
-            "privacy.noise_multipliers": {"gradients": 1.0 / gaussian_mu(epsilon, scenario.privacy.delta)},
-            "statistics.head": items,
-            "simulation.items": max(items, 40),
+        "gradients",
+        epsilon=epsilon,
+        items=items,
+        seed=seed,
+        changes={
             "model.dropout": 0.0,
             "gradients.loss": "softmax",
             "gradients.rounds": 1,
@@ -190,25 +173,21 @@ def plant_in_gradients(
             "gradients.client_learning_rate": _RATE,
         },
     )
-    engine = build_engine(claimed, users=20, items=items, seed=seed)
-    terms = engine.terms("gradients")
+    engine = release.engine
     random = np.random.default_rng(seed)
     logs = [random.integers(0, engine.n_items, _EVENTS_OF_A_CANARY) for _ in range(canaries)]
-    everybody = _Client(engine, [], logs, np.arange(canaries))
+    everybody = _Client(release, [], logs, np.arange(canaries))
     rows = [everybody.row(np.array([k])) for k in range(canaries)]
-    carriers = {"as accounted": terms.honest_survivors, "as released": len(engine.plan.cohort)}
     return GradientCanaries(
-        engine,
-        terms,
+        release,
         {
             view: [
-                _Client(engine, engine.histories[k::count], logs, np.arange(canaries)[k::count])
+                _Client(release, engine.histories[k::count], logs, np.arange(canaries)[k::count])
                 for k in range(count)
             ]
-            for view, count in carriers.items()
+            for view, count in release.carriers.items()
         },
         _Vector(np.stack([row.encoder for row in rows]), np.stack([row.tower for row in rows])),
-        seed,
     )
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.accounting.plan import FederationPlan
+from simulations.audits.canary_release import ClaimedRelease
 
 
 class Scores(NamedTuple):
@@ -26,7 +26,7 @@ class Canaries(Protocol):
     """Planted users of one release."""
 
     @property
-    def plan(self) -> FederationPlan:
+    def release(self) -> ClaimedRelease:
         """Under audit."""
         ...
 
@@ -35,11 +35,12 @@ class Canaries(Protocol):
         """How many canaries there are."""
         ...
 
-    @property
-    def views(self) -> tuple[str, ...]:
-        """What the attacker may see."""
-        ...
-
     def attack(self, coin: NDArray[np.bool_], view: str, repetition: int) -> Scores:
-        """Release once, with the canaries whose coin says so and fresh noise, and score all of them."""
+        """Release once, with the canaries whose coin says so and fresh noise, and score all of them.
+
+        Args:
+            coin: ``[count]``.
+            view: what the attacker may see, one of ``release.carriers``.
+            repetition: of the release; gives the noise.
+        """
         ...

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from client.behaviour_log import BehaviourLog
+from privacy.bounded import UserContributions
 from recsys_models.sampled_losses import LOSSES
 from server.scenario import override, parse_scenario
 from simulations.audit_cli import audit
-from simulations.audits import canary, inversion, membership, planted, sensitivity, uploads
+from simulations.audits import canary, canary_statistics, inversion, membership, planted, sensitivity, uploads
 
 SMALL = parse_scenario(
     {
@@ -79,6 +81,25 @@ def test_canaries_meet_the_claim_and_notice_missing_noise():
     assert "lower bound" in canary.format_table(sound)
     with planted.FAULTS["noise off"]():
         assert not canary.run(SMALL, seed=2, **small)["ok"]
+
+
+def test_what_the_attacker_knows_of_the_statistics_is_computed_once(monkeypatch: pytest.MonkeyPatch):
+    computed: list[int] = []
+    contributions = canary_statistics.statistics_contributions
+
+    def counting(log: BehaviourLog, *public: Any) -> UserContributions:
+        computed.append(log.n_users)
+        return contributions(log, *public)
+
+    monkeypatch.setattr(canary_statistics, "statistics_contributions", counting)
+    planted_in = canary_statistics.plant_in_statistics(SMALL, epsilon=8.0, canaries=10, items=40, seed=2)
+    assert sorted(computed) == [10, 20]  # the canaries' rows, the base users' sum
+    computed.clear()
+    for repetition in range(3):
+        planted_in.attack(np.ones(10, dtype=np.bool_), "as released", repetition)
+    # Each client once a release, and nobody more than that.
+    assert len(computed) == 3 * planted_in.release.carriers["as released"]
+    assert sum(computed) == 3 * 30
 
 
 GRADIENTS: dict[str, Any] = {"release": "gradients", "canaries": 200, "releases": 4, "items": 60}
