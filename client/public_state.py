@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -11,19 +9,9 @@ from numpy.typing import NDArray
 from privacy.errors import ProtocolError
 from privacy.wire.federation import Arrays, public_state_sha256
 from recsys_models.errors import DataError
-from recsys_models.item_towers.subspace import is_orthonormal
+from recsys_models.published_arrays import PUBLISHED_ARRAYS, check_published_array
 from recsys_models.retrieval.blend import PublicChannels
 from recsys_models.retrieval.transitions import TRANSITION_ARRAYS, TransitionReadings
-
-# name: (dtype, number of dimensions); nothing else is accepted from a server.
-KNOWN: dict[str, tuple[str, int]] = {
-    "popularity": ("float32", 1),
-    "head": ("int64", 1),
-    "item_tower": ("float32", 2),
-    **TRANSITION_ARRAYS,
-    "basis": ("float32", 2),
-    "content": ("float32", 2),
-}
 
 
 class PublicState:
@@ -49,39 +37,22 @@ class PublicState:
             ProtocolError: an unknown name, a wrong type or shape, a number that is not finite, or transitions that
                 cannot be read. Nothing was replaced then.
         """
-        for name, array in arrays.items():
-            self._check(name, array)
+        self._check(arrays)
         together = {**self._arrays, **arrays}
         # Reading costs a pass over every cell, and most messages, one a gradient round, bring other arrays only.
         if not arrays.keys().isdisjoint(TRANSITION_ARRAYS):
             self._transitions = self._read_transitions(together)
         self._arrays = together
 
-    def _check(self, name: str, array: NDArray[Any]) -> None:
-        if name not in KNOWN:
-            raise ProtocolError(f"the server published {name!r}, which no client knows")
-        dtype, dimensions = KNOWN[name]
-        if array.dtype != np.dtype(dtype) or array.ndim != dimensions:
-            raise ProtocolError(
-                f"published {name!r} is {array.dtype} with {array.ndim} axes; expected {dtype}, {dimensions}"
-            )
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise ProtocolError(f"published {name!r} holds numbers that are not finite")
-        expected = {
-            "popularity": (self.n_items,),
-            "content": (self.n_items, *array.shape[1:]),
-            "item_tower": (self.n_items, self.dim),
-            "basis": (self.n_items, self.subspace_rank),
-        }.get(name, array.shape)
-        if array.shape != expected:
-            raise ProtocolError(f"published {name!r} has shape {array.shape}, expected {expected}")
-        if name == "head" and (array.size == 0 or array.min() < 0 or array.max() >= self.n_items):
-            raise ProtocolError(f"published head items lie outside the catalogue of {self.n_items} items")
-        # Every contribution is clipped whatever the basis; but one that stretches would clip some users and not others.
-        if name == "basis" and not is_orthonormal(array):
-            raise ProtocolError("the published basis has columns that are not orthonormal")
-        if name == "head" and len(np.unique(array)) != len(array):
-            raise ProtocolError("published head items repeat")
+    def _check(self, arrays: Arrays) -> None:
+        widths = {"item_tower": self.dim, "basis": self.subspace_rank}
+        for name, array in arrays.items():
+            if name not in PUBLISHED_ARRAYS:
+                raise ProtocolError(f"the server published {name!r}, which no client knows")
+            try:
+                check_published_array(name, array, n_items=self.n_items, widths=widths)
+            except DataError as error:
+                raise ProtocolError(f"published {error}") from None
 
     @property
     def sha256(self) -> bytes:

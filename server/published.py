@@ -7,25 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from privacy.errors import InputError
 from privacy.wire.federation import Arrays
 from recsys_models.data.catalogue import Catalogue
 from recsys_models.errors import DataError
+from recsys_models.published_arrays import check_published_array
 from recsys_models.retrieval.transitions import TRANSITION_ARRAYS, TransitionReadings
 from server.report import read_report
 
 ARRAYS_FILE = "item_tower.safetensors"
 CATALOGUE_FILE = "catalogue.json"
 
-_KINDS = {
-    "item_tower": ("float32", 2),
-    "popularity": ("float32", 1),
-    "head": ("int64", 1),
-    **TRANSITION_ARRAYS,
-}
+# Of what was published, what another run builds on.
+_READ = ("item_tower", "popularity", "head", *TRANSITION_ARRAYS)
 
 
 @dataclass(frozen=True)
@@ -76,7 +72,7 @@ def _read_arrays(path: Path) -> tuple[dict[str, Any], Arrays]:
     try:
         with safe_open(path, framework="numpy") as file:
             facts = json.loads((file.metadata() or {}).get("fedtower", "null"))
-            arrays = {name: file.get_tensor(name) for name in file.keys() if name in _KINDS}  # noqa: SIM118
+            arrays = {name: file.get_tensor(name) for name in file.keys() if name in _READ}  # noqa: SIM118
     except (SafetensorError, ValueError, OSError) as error:
         raise InputError(f"{path} is no safetensors file of fedtower's: {error}") from None
     if not isinstance(facts, dict) or not isinstance(facts.get("catalogue_sha256"), str):
@@ -87,20 +83,9 @@ def _read_arrays(path: Path) -> tuple[dict[str, Any], Arrays]:
 def _check(arrays: Arrays, n_items: int, path: Path) -> None:
     if "item_tower" not in arrays:
         raise InputError(f"{path} holds no item tower: its run was stopped before it had one")
-    for name, array in arrays.items():
-        dtype, axes = _KINDS[name]
-        if array.dtype != np.dtype(dtype) or array.ndim != axes:
-            raise InputError(
-                f"{path}: {name} is {array.dtype} with {array.ndim} axes, not {dtype} with {axes}"
-            )
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise InputError(f"{path}: {name} holds numbers that are not finite")
-        if name in ("item_tower", "popularity") and len(array) != n_items:
-            raise InputError(f"{path}: {name} has {len(array)} rows for a catalogue of {n_items} items")
-    head = arrays.get("head", np.zeros(0, dtype=np.int64))
-    if len(np.unique(head)) != len(head) or (head.size and not 0 <= head.min() <= head.max() < n_items):
-        raise InputError(f"{path}: the head items repeat or lie outside the catalogue of {n_items} items")
     try:
+        for name, array in arrays.items():
+            check_published_array(name, array, n_items=n_items)
         TransitionReadings.from_arrays(arrays, n_items)
     except DataError as error:
         raise InputError(f"{path}: {error}") from None

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from client.public_state import KNOWN, PublicState
+from client.public_state import PublicState
 from privacy.errors import ProtocolError
+from recsys_models.published_arrays import PUBLISHED_ARRAYS
 from recsys_models.retrieval.transitions import (
     TRANSITION_ARRAYS,
     SmoothTransitions,
@@ -45,7 +46,7 @@ def parts() -> list[dict[str, np.ndarray]]:
 
 def test_everything_known_is_taken_and_hashed() -> None:
     state = PublicState(N, DIM)
-    assert set(good()) == set(KNOWN) - {"basis"}  # only where the plan has a subspace
+    assert set(good()) == set(PUBLISHED_ARRAYS) - {"basis"}  # only where the plan has a subspace
     hashes = {state.sha256}
     for part in parts():
         state.update(part)
