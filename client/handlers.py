@@ -30,6 +30,7 @@ from client.public_state import PublicState
 from client.rating_fit import fitted_rating_model
 from client.rerank_fit import RerankFit
 from client.statistics import popularity_contributions, statistics_contributions, subspace_sum
+from client.terms import agreed_terms
 from privacy.accounting.ledger import Ledger
 from privacy.accounting.plan import FederationPlan
 from privacy.accounting.schedule import ScheduledRelease
@@ -43,7 +44,7 @@ from privacy.errors import (
     SensitivityViolation,
 )
 from privacy.randomness import RandomSource
-from privacy.release_terms import SECTION, ReleaseTerms, release_terms
+from privacy.release_terms import SECTION, ReleaseTerms
 from privacy.secagg.client_session import SecaggClient
 from privacy.secagg.keys import Identity
 from privacy.secagg.labels import RoundHeader
@@ -57,7 +58,7 @@ from privacy.wire.federation import (
     round_task,
     round_to_two_digits,
 )
-from recsys_models.release_shapes import detail_layout, release_shape
+from recsys_models.release_shapes import detail_layout
 
 _LOG = logging.getLogger("fedtower.client")
 
@@ -303,21 +304,7 @@ class ClientHandlers:
 
     def _terms(self, release: ScheduledRelease) -> ReleaseTerms:
         """What this client itself computes the release's numbers to be."""
-        shape = release_shape(
-            release.kind,
-            n_items=self._n_items,
-            head=len(self.public.head),
-            settings=self.plan.settings,
-            private=self.plan.private,
-        )
-        return release_terms(
-            self.plan,
-            release.name,
-            length=shape.length,
-            l2_clip_norm=shape.l2_clip_norm,
-            unit=shape.unit,
-            facts=shape.facts,
-        )
+        return agreed_terms(self.plan, release.name, self.public)
 
     def _values(self, release: ScheduledRelease, task: Task, terms: ReleaseTerms) -> NDArray[np.int64]:
         if release.kind == "gradients":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -155,28 +156,42 @@ class ReleaseTerms:
         )
 
 
-def release_terms(
-    plan: FederationPlan,
-    name: str,
-    *,
-    length: int,
-    l2_clip_norm: float,
-    unit: float | None = None,
-    facts: Mapping[str, DetailValue] | None = None,
-) -> ReleaseTerms:
+class Shape(Protocol):
+    """What follows from a release's kind and the plan's settings; ``recsys_models.release_shapes.ReleaseShape`` is one."""
+
+    @property
+    def length(self) -> int:
+        """Cells of the released vector."""
+        ...
+
+    @property
+    def l2_clip_norm(self) -> float:
+        """Largest norm of one user's contribution."""
+        ...
+
+    @property
+    def unit(self) -> float | None:
+        """Grid step, where the meaning of the numbers asks for one (metrics)."""
+        ...
+
+    @property
+    def facts(self) -> Mapping[str, DetailValue]:
+        """For the ledger's reader."""
+        ...
+
+
+def release_terms(plan: FederationPlan, name: str, shape: Shape) -> ReleaseTerms:
     """The terms of a release of the plan.
 
     Args:
         plan: agreed by both sides.
         name: of the release.
-        length: cells of its vector.
-        l2_clip_norm: of one user's contribution.
-        unit: grid step, where the meaning of the numbers asks for one (metrics); else chosen so that the noise is
-            thousands of steps wide and rounding is far below it. Noise too wide for the sampler makes it coarser.
-        facts: for the ledger's reader.
+        shape: of the release. Without a grid step of its own it gets one at which the noise is thousands of steps wide and
+            rounding is far below it. Noise too wide for the sampler makes either coarser.
     """
     release = plan.release(name)
     widest = _widest_bound(release, plan)
+    l2_clip_norm, unit = shape.l2_clip_norm, shape.unit
     if unit is None:
         unit = l2_clip_norm / (_STEPS_WITHOUT_NOISE if widest is None else min(_STEPS_PER_CLIP, widest))
     elif widest is not None:
@@ -185,13 +200,13 @@ def release_terms(
             unit *= 2.0
     return ReleaseTerms(
         release=release,
-        length=length,
+        length=shape.length,
         l2_clip_norm=l2_clip_norm,
         unit=unit,
         honest_survivors=plan.honest_survivors,
         max_users=plan.max_users,
         private=plan.private,
-        facts=dict(facts or {}),
+        facts=dict(shape.facts),
     )
 
 

@@ -423,14 +423,7 @@ class Federation:
             settings=self.plan.settings,
             private=self.plan.private,
         )
-        return release_terms(
-            self.plan,
-            name,
-            length=shape.length,
-            l2_clip_norm=shape.l2_clip_norm,
-            unit=shape.unit,
-            facts=shape.facts,
-        )
+        return release_terms(self.plan, name, shape)
 
     def _release_sum(self, terms: ReleaseTerms, *, step: int) -> NDArray[np.float64]:
         return self._charged(terms, step=step).in_units(terms.unit)

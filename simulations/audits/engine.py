@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from client.behaviour_log import BehaviourLog
 from client.model import ClientModel
 from client.public_state import PublicState
+from client.terms import agreed_terms
 from privacy.accounting.plan import FederationPlan
 from privacy.randomness import SeededRandomness
-from privacy.release_terms import ReleaseTerms, release_terms
+from privacy.release_terms import ReleaseTerms
 from recsys_models.data.catalogue import Catalogue
 from recsys_models.data.sequences import Sequences
 from recsys_models.item_towers.subspace import start_basis
-from recsys_models.release_shapes import release_shape
 from recsys_models.retrieval.transitions import SmoothTransitions, TransitionReadings, from_head
 from server.item_tower import random_tower
 from server.plan import make_plan
@@ -71,21 +71,7 @@ class Engine:
 
     def terms(self, name: str) -> ReleaseTerms:
         """The release's numbers, as a client computes them."""
-        shape = release_shape(
-            self.plan.release(name).kind,
-            n_items=self.n_items,
-            head=len(self.public.head),
-            settings=self.plan.settings,
-            private=self.plan.private,
-        )
-        return release_terms(
-            self.plan,
-            name,
-            length=shape.length,
-            l2_clip_norm=shape.l2_clip_norm,
-            unit=shape.unit,
-            facts=shape.facts,
-        )
+        return agreed_terms(self.plan, name, self.public)
 
     def log(self, histories: Sequence[History]) -> BehaviourLog:
         """A client's log with these users, in this order."""

@@ -25,6 +25,7 @@ from privacy.release_terms import release_terms
 from privacy.wire import federation as wire
 from privacy.wire.federation import Answer, Task
 from recsys_models.metrics.detail import DetailLayout
+from recsys_models.release_shapes import ReleaseShape
 from recsys_models.retrieval.transitions import SmoothTransitions, TransitionReadings, from_head
 from tests.privacy.accounting.test_plan import plan
 from tests.tiny_federation import dataset_of, small_federation
@@ -147,7 +148,7 @@ def test_a_head_that_changes_between_steps_is_refused_whatever_users_have(
     )
     # One row fewer: of the users' items only the last is outside it now.
     state.update({"head": np.array([1, 5])})
-    terms = release_terms(plan(releases=(release,)), "gradients", length=2 * DIM, l2_clip_norm=CLIP)
+    terms = release_terms(plan(releases=(release,)), "gradients", ReleaseShape(2 * DIM, CLIP))
     with pytest.raises(ProtocolError, match="head"):
         trainer.check(terms, None, 1)
     trainer.close()

@@ -18,6 +18,7 @@ from privacy.accounting.schedule import ScheduledRelease
 from privacy.errors import InputError, PolicyRefusal
 from privacy.randomness import SeededRandomness
 from privacy.release_terms import ReleaseTerms, release_terms
+from recsys_models.release_shapes import ReleaseShape
 from tests.client.test_training import CLIP, DIM, HISTORIES, PUBLIC, SETTINGS, N
 from tests.privacy.accounting.test_plan import plan
 
@@ -37,7 +38,7 @@ def terms(
         local_steps=local_steps,
     )
     agreed = plan(releases=(release,), noise="per_client")
-    return release_terms(agreed, "gradients", length=N * DIM, l2_clip_norm=clip)
+    return release_terms(agreed, "gradients", ReleaseShape(N * DIM, clip))
 
 
 def trainer(settings: dict[str, Any] = SETTINGS, seed: int = 1) -> GradientTrainer:

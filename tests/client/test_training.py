@@ -18,6 +18,7 @@ from privacy.errors import PolicyRefusal, ProtocolError, SensitivityViolation
 from privacy.randomness import SeededRandomness
 from privacy.release_terms import ReleaseTerms, release_terms
 from privacy.user_gradients import engine as gradient_engine
+from recsys_models.release_shapes import ReleaseShape
 from recsys_models.sampled_losses import LOSSES
 from tests.privacy.accounting.test_plan import plan
 
@@ -68,7 +69,7 @@ def terms(kind: str, *, q: float = 0.5, steps: int = 1, noise_multiplier: float 
         kind, kind, 1.0, steps=steps, sampling_probability=q, noise_multiplier=noise_multiplier
     )
     agreed = plan(releases=(release,))
-    return release_terms(agreed, kind, length=N * DIM if kind == "gradients" else 1, l2_clip_norm=CLIP)
+    return release_terms(agreed, kind, ReleaseShape(N * DIM if kind == "gradients" else 1, CLIP))
 
 
 def trainer(
@@ -285,7 +286,7 @@ def adaptive_trainer(histories: list[np.ndarray], seed: int = 1) -> GradientTrai
 
 def adaptive_terms(q: float = 1.0) -> ReleaseTerms:
     release = ScheduledRelease("gradients", "gradients", 1.0, sampling_probability=q, noise_multiplier=1.0)
-    return release_terms(plan(releases=(release,)), "gradients", length=N * DIM + 1, l2_clip_norm=1.0)
+    return release_terms(plan(releases=(release,)), "gradients", ReleaseShape(N * DIM + 1, 1.0))
 
 
 @pytest.mark.parametrize("norm", [1e-6, 0.05, 1.0, 1e6])

@@ -16,6 +16,7 @@ from privacy.mechanisms.discrete_gaussian import MAX_SIGMA, add_noise
 from privacy.randomness import SeededRandomness
 from privacy.release_terms import SECTION, ReleaseTerms, release_terms
 from privacy.secagg.ring import encode
+from recsys_models.release_shapes import ReleaseShape
 from tests.privacy.accounting.test_plan import plan
 
 LENGTH = 12
@@ -26,7 +27,7 @@ def terms(
 ) -> ReleaseTerms:
     release = ScheduledRelease("r", "statistics", 1.0, noise_multiplier=noise_multiplier)
     agreed = plan(releases=(release,), **changes)
-    return release_terms(agreed, "r", length=LENGTH, l2_clip_norm=clip, unit=unit)
+    return release_terms(agreed, "r", ReleaseShape(LENGTH, clip, unit))
 
 
 def contributions(matrix: np.ndarray) -> UserContributions:

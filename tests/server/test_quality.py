@@ -24,7 +24,7 @@ def terms(noise_multiplier: float, *, private: bool = True) -> ReleaseTerms:
     release = ScheduledRelease("m", "metrics", 1.0, noise_multiplier=noise_multiplier)
     shape = metrics_shape(private)
     agreed = plan(releases=(release,), private=private)
-    return release_terms(agreed, "m", length=shape.length, l2_clip_norm=shape.l2_clip_norm, unit=shape.unit)
+    return release_terms(agreed, "m", shape)
 
 
 def exact_sum(t: ReleaseTerms) -> np.ndarray:
