@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -24,6 +23,9 @@ _SUBWORD_WEIGHT = 0.3
 _OVERSAMPLING = 16
 _POWER_STEPS = 1
 _START = 20230911
+
+_Features = tuple[NDArray[np.int64], NDArray[np.float64]]
+"""Buckets and a weight for each."""
 
 
 def words_of(text: str) -> list[str]:
@@ -54,19 +56,12 @@ def tf_idf(documents: Sequence[str]) -> torch.Tensor:
 
     A feature of one document alone says nothing about likeness, and its idf would be the largest of all.
     """
-    known: dict[str, list[tuple[int, float]]] = {}
-    rows: list[int] = []
-    buckets: list[int] = []
-    values: list[float] = []
-    for row, document in enumerate(documents):
-        for bucket, value in _weights(document, known).items():
-            rows.append(row)
-            buckets.append(bucket)
-            values.append(value)
-    row, value = np.array(rows, dtype=np.int64), np.array(values)
-    _, column, frequency = np.unique(
-        np.array(buckets, dtype=np.int64), return_inverse=True, return_counts=True
-    )
+    known: dict[str, _Features] = {}
+    found = [_weights(document, known) for document in documents]
+    row = np.repeat(np.arange(len(found)), [len(buckets) for buckets, _ in found])
+    bucket = np.concatenate([np.zeros(0, np.int64), *(buckets for buckets, _ in found)])
+    value = np.concatenate([np.zeros(0), *(values for _, values in found)])
+    _, column, frequency = np.unique(bucket, return_inverse=True, return_counts=True)
     value = value * np.log(len(documents) / frequency)[column]
     kept = (frequency >= 2)[column] & (value > 0)
     names, column = np.unique(column[kept], return_inverse=True)
@@ -78,29 +73,37 @@ def tf_idf(documents: Sequence[str]) -> torch.Tensor:
     return torch.sparse_coo_tensor(at, torch.from_numpy(value), shape, check_invariants=True).coalesce()
 
 
-def _weights(document: str, known: dict[str, list[tuple[int, float]]]) -> dict[int, float]:
-    """Bucket -> (1 + log count) * weight of the kind of feature."""
+def _weights(document: str, known: dict[str, _Features]) -> _Features:
+    """Each bucket once, in the order of the text, with (1 + log count) * weight of the kind of feature.
+
+    Args:
+        document: one text.
+        known: features of words met before; added to.
+    """
     words = words_of(document)
-    counts: Counter[int] = Counter()
-    kind: dict[int, float] = {}
     for word in words:
         if word not in known:
-            known[word] = list(_features_of_word(word))
-        for bucket, weight in known[word]:
-            counts[bucket] += 1
-            kind[bucket] = weight
-    for first, second in pairwise(words):
-        bucket = _bucket(f"{first} {second}")
-        counts[bucket] += 1
-        kind[bucket] = 1.0
-    return {bucket: kind[bucket] * (1.0 + np.log(count)) for bucket, count in counts.items()}
+            known[word] = _features_of_word(word)
+    pairs = np.array([_bucket(f"{first} {second}") for first, second in pairwise(words)], dtype=np.int64)
+    parts = [*(known[word] for word in words), (pairs, np.ones(len(pairs)))]
+    buckets, first, place, count = np.unique(
+        np.concatenate([part for part, _ in parts]),
+        return_index=True,
+        return_inverse=True,
+        return_counts=True,
+    )
+    kind = np.zeros(len(buckets))
+    # Where features of two kinds share a bucket, the last one decides.
+    kind[place] = np.concatenate([part for _, part in parts])
+    in_text = np.argsort(first)
+    return buckets[in_text], (kind * (1.0 + np.log(count)))[in_text]
 
 
-def _features_of_word(word: str) -> Iterator[tuple[int, float]]:
-    yield _bucket(word), 1.0
+def _features_of_word(word: str) -> _Features:
     marked = f"<{word}>"
-    for start in range(len(marked) - _SUBWORD + 1):
-        yield _bucket(f"#{marked[start : start + _SUBWORD]}"), _SUBWORD_WEIGHT
+    parts = [f"#{marked[start : start + _SUBWORD]}" for start in range(len(marked) - _SUBWORD + 1)]
+    buckets = np.array([_bucket(word), *(_bucket(part) for part in parts)], dtype=np.int64)
+    return buckets, np.array([1.0] + [_SUBWORD_WEIGHT] * len(parts))
 
 
 def _bucket(feature: str) -> int:
@@ -133,8 +136,9 @@ def truncated_svd(matrix: torch.Tensor, rank: int) -> tuple[NDArray[np.float64],
     for _ in range(_POWER_STEPS):
         inner, _ = torch.linalg.qr(across @ basis)
         basis, _ = torch.linalg.qr(along @ inner)
-    small = (across @ basis).T
-    rotation, values, _ = torch.linalg.svd(small, full_matrices=False)
+    # Of basis^T matrix only its left singular vectors are needed, which are those of the triangle alone.
+    _, triangle = torch.linalg.qr(across @ basis, mode="r")
+    rotation, values, _ = torch.linalg.svd(triangle.T, full_matrices=False)
     kept = min(rank, width)
     vectors = (basis @ rotation[:, :kept]).numpy()
     signs = np.sign(vectors[np.argmax(np.abs(vectors), axis=0), np.arange(kept)])

@@ -27,8 +27,12 @@ TEXT_METHODS = ("auto", "hashed", "wordllama")
 ATTRIBUTE_SHARE = 0.15
 """Of a likeness in content; the rest is the text's, which says more (measured on titles of Amazon Beauty and ML-100K)."""
 
-_VERSION = 1
+_VERSION = 2
 """Of the vectors' definition; part of the cache's file names."""
+
+_REMEMBERED = 4
+_computed: dict[str, Vectors] = {}
+"""Content vectors of the newest catalogues this process met: a simulation asks for the same ones in every run."""
 
 
 def documents_of(catalogue: Catalogue) -> list[str]:
@@ -107,11 +111,27 @@ def content_vectors(
         cache: see :func:`text_vectors`.
 
     Returns:
-        float32 ``[N, dim]``, rows of norm 1; zero for items of which nothing is known.
+        float32 ``[N, dim]``, rows of norm 1; zero for items of which nothing is known. Computed once for each catalogue in
+        a process; an array of the caller's own.
 
     Raises:
         DataError: see :func:`text_vectors`.
     """
+    if cache is not None:
+        return _content_vectors(catalogue, dim, method, cache)
+    key = f"{catalogue.sha256} {_resolved(method, dim)} {dim}"
+    vectors = _computed.get(key)
+    if vectors is None:
+        vectors = _content_vectors(catalogue, dim, method)
+        _computed[key] = vectors
+        for oldest in list(_computed)[:-_REMEMBERED]:
+            _computed.pop(oldest, None)
+    return vectors.copy()
+
+
+def _content_vectors(
+    catalogue: Catalogue, dim: int, method: TextMethod, cache: Path | None = None
+) -> Vectors:
     attributes = attribute_vectors(catalogue)
     width = min(dim // 8, attributes.shape[1])
     text = text_vectors(catalogue, method=method, dim=dim - width, cache=cache)

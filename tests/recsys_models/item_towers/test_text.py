@@ -11,6 +11,7 @@ import pytest
 
 from recsys_models.data.catalogue import Catalogue
 from recsys_models.errors import DataError
+from recsys_models.item_towers import text
 from recsys_models.item_towers.hashed_text import hashed_vectors
 from recsys_models.item_towers.pretrained_text import wordllama_is_installed
 from recsys_models.item_towers.text import (
@@ -153,3 +154,21 @@ def test_a_missing_extra_is_named(catalogue: Catalogue, monkeypatch: pytest.Monk
     with pytest.raises(DataError, match=r"pip install 'fedtower\[text\]'"):
         text_vectors(catalogue, method="wordllama", dim=4)
     assert text_vectors(catalogue, method="auto", dim=4).shape == (6, 4)
+
+
+def test_content_is_computed_once_a_process_and_nobody_changes_anothers(
+    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = content_vectors(catalogue, 6)
+    kept = first.copy()
+    first[:] = 0.0
+    monkeypatch.setattr(text, "_content_vectors", lambda *_: pytest.fail("computed again"))
+    again = Catalogue(catalogue.item_ids, catalogue.titles, attributes=catalogue.attributes)
+    np.testing.assert_array_equal(content_vectors(again, 6), kept)
+    monkeypatch.undo()
+    assert content_vectors(catalogue, 5).shape == (6, 5)
+    other = Catalogue(catalogue.item_ids, TITLES[::-1], attributes=catalogue.attributes)
+    assert not np.array_equal(content_vectors(other, 6), kept)
+    for number in range(6):
+        content_vectors(Catalogue(["a", "b"], [f"red {number}", "red"]), 3)
+    assert len(text._computed) == text._REMEMBERED
