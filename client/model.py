@@ -43,7 +43,8 @@ class ClientModel:
     fitted: the blend is itself fitted by the log-loss of its softmax, with noise where a plan protects users of one client.
 
     Attributes:
-        own_items: item vectors of this client's own, ``[n_items, dim]``; None where the encoder works with the published.
+        own_items: item vectors of this client's own, ``[n_items, dim]``: trained with the encoder, or the published
+            ones times the factor it was trained under; None where it works with the published as they are.
         own_transitions: transitions of this client's own users, counted without noise; None where they are protected
             from each other.
 

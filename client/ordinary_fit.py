@@ -24,7 +24,7 @@ from client.model import ClientModel
 from client.public_state import PublicState
 from privacy.randomness import RandomSource
 from recsys_models.encoders.dropout import own_dropout
-from recsys_models.metrics.ranking import reciprocal_rank, target_ranks
+from recsys_models.metrics.ranking import reciprocal_rank, seen_cells, target_ranks
 from recsys_models.retrieval.blend import CHANNELS
 from recsys_models.retrieval.blend_fit import fit_blend_weights
 from recsys_models.retrieval.transitions import count_transitions
@@ -91,7 +91,8 @@ class OrdinaryFit:
         """Every position of every training history; the epoch with the best mean reciprocal rank is kept.
 
         The item vectors move with the encoder, in a copy of this client's own: what its own users do says more about its
-        items than noise left over in the published vectors.
+        items than noise left over in the published vectors. With ``fit.own_items`` off they stay the published ones but for
+        the one factor that the encoder was trained under; the copy is then kept for the factor.
         """
         fit = self._settings["fit"]
         log = self._log
@@ -167,8 +168,7 @@ class OrdinaryFit:
         users = self._some(self._users, max(1, _CHANNEL_NUMBERS // numbers))
         seen = [self._log.seen("validation")[u] for u in users]
         hidden = np.zeros((len(users), self._public.n_items), dtype=bool)
-        for row, history in enumerate(seen):
-            hidden[row, history] = True
+        hidden[seen_cells(seen)] = True
         targets = torch.from_numpy(self._log.targets("validation")[users])
         channels_BNC = self._model.channels(seen, self._model.scorer(self._public))
         mix = self._model.recommender.mix

@@ -136,7 +136,8 @@ class FitSection(_Section):
         sampling_probability: of a user in a noisy step.
         epochs: passes over the client's log at most, where they are not; 0 leaves the fit out.
         dropout: in those passes.
-        own_items: whether those passes also move the item vectors, in a copy that stays at the client.
+        own_items: whether those passes also move the item vectors, in a copy that stays at the client; else the copy is the
+            published vectors times one factor.
     """
 
     steps: Annotated[int, Field(ge=0, le=100_000)] | None = None

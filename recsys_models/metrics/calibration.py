@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys_models.errors import DataError
+from recsys_models.metrics.ranking import seen_cells
 
 HOTTEST = 20.0
 """Temperatures lie between its inverse and this."""
@@ -86,8 +87,7 @@ def next_item_probabilities(
 def unseen_scores(scores: NDArray[np.floating], seen: Sequence[NDArray[np.int64]]) -> NDArray[np.float64]:
     """The scores [B, n_items] with minus infinity at what each user has seen."""
     unseen = scores.astype(np.float64)
-    rows = np.repeat(np.arange(len(seen)), [len(items) for items in seen])
-    unseen[rows, np.concatenate([np.zeros(0, np.int64), *seen]).astype(np.int64)] = -np.inf
+    unseen[seen_cells(seen)] = -np.inf
     return unseen
 
 

@@ -14,6 +14,18 @@ from numpy.typing import NDArray
 from recsys_models.errors import DataError
 
 
+def seen_cells(seen: Sequence[NDArray[np.int64]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Row and column, in a table of users by items, of everything that each user has seen.
+
+    Args:
+        seen: items of each user's history; repeated ones are repeated.
+    """
+    lengths = np.array([len(items) for items in seen], dtype=np.int64)
+    return np.repeat(np.arange(len(seen)), lengths), np.concatenate([np.zeros(0, np.int64), *seen]).astype(
+        np.int64
+    )
+
+
 def target_ranks(
     scores: NDArray[np.floating],
     targets: NDArray[np.int64],
@@ -41,9 +53,8 @@ def target_ranks(
         raise DataError(f"need the seen items of {users} users, got {len(seen)}")
     target_scores = scores[np.arange(users), targets]
     not_worse = scores >= target_scores[:, None]
-    if seen is not None and users:
-        rows = np.repeat(np.arange(users), [len(items) for items in seen])
-        not_worse[rows, np.concatenate(list(seen)).astype(np.int64)] = False
+    if seen is not None:
+        not_worse[seen_cells(seen)] = False
     not_worse[np.arange(users), targets] = True
     return not_worse.sum(axis=1, dtype=np.int64)
 

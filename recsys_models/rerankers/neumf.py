@@ -20,6 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from recsys_models.metrics.ranking import seen_cells
+
 CANDIDATES = 100
 
 
@@ -69,9 +71,8 @@ def candidates(
         item_BC, and score_BC: minus infinity where fewer than ``count`` are unseen.
     """
     unseen_BN = scores_BN.clone()
-    rows = np.repeat(np.arange(len(seen)), [len(items) for items in seen])
-    columns = np.concatenate([np.zeros(0, np.int64), *seen]).astype(np.int64)
-    unseen_BN[torch.from_numpy(rows), torch.from_numpy(columns)] = -torch.inf
+    rows, items = seen_cells(seen)
+    unseen_BN[torch.from_numpy(rows), torch.from_numpy(items)] = -torch.inf
     item_BC = unseen_BN.argsort(dim=1, descending=True, stable=True)[:, :count]
     return item_BC, unseen_BN.gather(1, item_BC)
 

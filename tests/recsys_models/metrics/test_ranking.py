@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from recsys_models.errors import DataError
 from recsys_models.metrics import hit, mean_metrics, ndcg, reciprocal_rank, target_ranks
+from recsys_models.metrics.ranking import seen_cells
 
 
 def test_rank_counts_better_items_and_ties_against_the_target() -> None:
@@ -74,3 +75,11 @@ def test_ranks_start_at_one() -> None:
         hit(np.array([0]), 10)
     with pytest.raises(DataError, match="no user"):
         mean_metrics(np.array([], dtype=np.int64))
+
+
+def test_seen_cells_of_users_with_and_without_a_history() -> None:
+    rows, items = seen_cells([np.array([3, 1, 3]), np.zeros(0, np.int64), np.array([0])])
+    assert (rows.tolist(), items.tolist()) == ([0, 0, 0, 2], [3, 1, 3, 0])
+    rows, items = seen_cells([])
+    assert (rows.dtype, items.dtype, rows.size, items.size) == (np.int64, np.int64, 0, 0)
+    assert target_ranks(np.zeros((0, 4)), np.zeros(0, np.int64), []).size == 0
