@@ -8,7 +8,9 @@ this client say little about another (joint DP); its event is charged to this cl
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,7 @@ from privacy.bounded import BoundedSum
 from privacy.mechanisms.discrete_gaussian import add_noise
 from privacy.randomness import RandomSource
 from privacy.release_terms import ReleaseTerms
-from privacy.user_gradients.clipped_sum import WrappedEncoder, choose_method, clipped_sum, wrap_for
+from privacy.user_gradients.clipped_sum import Method, WrappedEncoder, choose_method, clipped_sum, wrap_for
 from privacy.user_gradients.engine import LossFn, set_encoder_gradient
 from privacy.user_gradients.guard import check_engine
 from recsys_models.batches import window
@@ -59,19 +61,24 @@ class EncoderFit:
     (it is the validation item): on items that the transitions have counted, the transition channel would look better than
     it is. The encoder is judged, besides, on earlier items.
 
+    The engine is checked when this is made, on made-up users; the log is not read before the first step.
+
     Args:
         model: moved in place.
-        histories: this client's histories up to and with the validation item, oldest first.
+        histories: gives this client's histories up to and with the validation item, oldest first.
         public: the frozen tower and channels.
         settings: agreed settings.
         users: enrolled (rounded) number of users, the public denominator.
         randomness: for sampling, positions and noise.
+
+    Raises:
+        SensitivityViolation: the engine does not give each user's own gradient for this model.
     """
 
     def __init__(
         self,
         model: ClientModel,
-        histories: list[NDArray[np.int64]],
+        histories: Callable[[], list[NDArray[np.int64]]],
         public: PublicState,
         settings: dict[str, Any],
         *,
@@ -79,14 +86,20 @@ class EncoderFit:
         randomness: RandomSource,
     ) -> None:
         self._model = model
-        self._histories = [h for h in histories if len(h) >= 2]
+        self._read = histories
         self._scorer = model.scorer(public)
         self._settings = settings["fit"]
-        self._per_user_gradients = settings["per_user_gradients"]
         self._dim: int = settings["dim"]
         self._max_length: int = settings["max_length"]
         self._users = users
         self._randomness = randomness
+        self._method: Method = choose_method(settings["per_user_gradients"], model.recommender, _CHUNK)
+        self._guard()
+
+    @cached_property
+    def _histories(self) -> list[NDArray[np.int64]]:
+        """Of the users who have a next item."""
+        return [history for history in self._read() if len(history) >= 2]
 
     def private(self, terms: ReleaseTerms) -> None:
         """Run the release's steps as DP-SGD; an empty Poisson batch is a step of noise alone.
@@ -123,24 +136,21 @@ class EncoderFit:
         return kind(groups, lr=encoder_rate)  # pyright: ignore[reportCallIssue]
 
     def wrapped(self) -> WrappedEncoder:
-        """Encoder and blend, ready for per-user gradients; checked on made-up users, as before every training.
+        """Encoder and blend, ready for per-user gradients."""
+        return wrap_for(self._method, self._model.recommender)
 
-        Raises:
-            SensitivityViolation: the engine does not give each user's own gradient for this model.
-        """
-        recommender = self._model.recommender
-        method = choose_method(self._per_user_gradients, recommender, _CHUNK)
+    def _guard(self) -> None:
+        """Compare the per-user engine with autograd on made-up users before it is used."""
         made_up = self._made_up()
         check_engine(
-            recommender,
+            self._model.recommender,
             self._scorer.public.tower_ND,
             made_up.ids_BL,
             lambda users: self._loss_of(made_up.select(users)),
             self._settings["l2_clip_norm"],
             train_table=False,
-            method=method,
+            method=self._method,
         )
-        return wrap_for(method, recommender)
 
     def _made_up(self) -> _Batch:
         """A batch of users that nobody is: whether the check passes must not depend on the log.

@@ -378,10 +378,13 @@ class ClientHandlers:
             if release.kind != "fit":
                 raise ProtocolError(f"release {release.name!r} is of kind {release.kind!r}, not a fit")
             self._check_turn(release, Task(task.name, {"step": release.steps - 1}))
-            self._rounds_done[release.name] = release.steps
             terms = self._terms(release)
+            fit = (
+                self._encoder_fit()
+            )  # an engine that fails its guard is found here, before anything is charged
+            self._rounds_done[release.name] = release.steps
             reservation = self.ledger.reserve(terms.event(simulated=self._randomness.is_simulated))
-            self._encoder_fit().private(terms)
+            fit.private(terms)
             self.ledger.commit(reservation)
         else:
             self._fitted_without_noise = True
@@ -406,7 +409,7 @@ class ClientHandlers:
     def _encoder_fit(self) -> EncoderFit:
         return EncoderFit(
             self.model,
-            self.log.seen("test"),
+            lambda: self.log.seen("test"),
             self.public,
             dict(self.plan.settings),
             users=self.enrolled_users,

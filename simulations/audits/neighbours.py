@@ -158,7 +158,7 @@ class FitNeighbours:
         model = engine.model()
         self._fit = EncoderFit(
             model,
-            [*engine.histories, *audited],
+            lambda: [*engine.histories, *audited],
             engine.public,
             engine.settings,
             users=len(engine.histories),

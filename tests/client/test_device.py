@@ -58,7 +58,7 @@ def test_a_private_step_is_the_same_step_on_every_device(device: str):
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_private_fit_runs_and_saves_from_every_device(device: str, tmp_path):
     model = _model(device)
-    fit = EncoderFit(model, HISTORIES, PUBLIC, SETTINGS, users=8, randomness=SeededRandomness(5))
+    fit = EncoderFit(model, lambda: HISTORIES, PUBLIC, SETTINGS, users=8, randomness=SeededRandomness(5))
     fit.private(terms("fit", steps=2))
     model.save(tmp_path / "encoder.safetensors")
     again = _model("cpu")

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from client.behaviour_log import BehaviourLog
+from client.encoder_fit import EncoderFit
 from client.gradients import GradientTrainer
 from client.handlers import ClientHandlers
 from privacy.accounting.calibration import noise_multiplier_for
@@ -604,3 +605,18 @@ def test_an_engine_that_fails_its_guard_is_not_charged(
         small.federation.run()
     assert refusal_of(small, wire.RELEASE) == "sensitivity-violated"
     assert (events.count("reserve"), events.count("read"), events.count("upload")) == (1, 1, 1)
+
+
+def test_a_fit_whose_engine_fails_its_guard_is_not_charged_and_reads_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_self: Any) -> None:
+        raise SensitivityViolation("planted")
+
+    monkeypatch.setattr(EncoderFit, "_guard", broken)
+    small = small_federation(tmp_path, monkeypatch, {"fit.steps": 1})
+    events = spy(small.clients[LIAR_TO], monkeypatch)
+    small.federation.run()
+    assert refusal_of(small, wire.FIT) == "sensitivity-violated"
+    # Nothing happened between the answer to the message before and the refusal.
+    assert events[events.index(f"answer {wire.FIT}") - 1].startswith("answer ")

@@ -86,7 +86,7 @@ def trainer(
 def fit(histories: list[np.ndarray], seed: int = 1) -> tuple[ClientModel, EncoderFit]:
     model = ClientModel(SETTINGS, b"s")
     return model, EncoderFit(
-        model, histories, PUBLIC, SETTINGS, users=len(histories), randomness=SeededRandomness(seed)
+        model, lambda: histories, PUBLIC, SETTINGS, users=len(histories), randomness=SeededRandomness(seed)
     )
 
 
