@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from privacy.errors import ProtocolError
 from privacy.secagg import SecaggClient
-from privacy.secagg.messages import Agreement, RevealRequest, SurvivorList
 from simulations.attacks import verdict
-from simulations.attacks.victims import bundle_for, recovered, schema, unmask_victim, vectors
+from simulations.attacks.two_lists import unmask_with_two_lists, uploads_of
+from simulations.attacks.victims import recovered, schema, vectors
 from simulations.secagg_cohort import ClientFactory, Cohort
 
 CLIENTS = 4
@@ -44,45 +43,7 @@ def attack(make_client: ClientFactory, seed: int) -> tuple[float, str]:
     cohort.exchange_keys()
     header = cohort.header(1)
     values = vectors(cohort.names, seed)
+    uploads = uploads_of(cohort, header, values)
     victim, *others = cohort.names
-    uploads = {
-        n: cohort.clients[n].upload(header, cohort.schema, {"x": values[n]}, is_noised=True)
-        for n in cohort.names
-    }
-    cohort.server.open_round(header, cohort.schema)
-    for name, message in uploads.items():
-        cohort.server.add_upload(name, message)
-    everybody = SurvivorList.decode(cohort.server.survivors()[victim])
-    without_victim = SurvivorList(everybody.label, everybody.survivors[1:])
-    revealed: list[dict[str, bytes]] = []
-    refusal = ""
-    for claimed in (everybody, without_victim):
-        revealed.append({})
-        try:
-            revealed[-1] = ask(cohort, claimed, others, uploads)
-        except ProtocolError as error:
-            refusal = str(error)
-    guess = unmask_victim(
-        *(victim, uploads[victim], header, cohort.schema),
-        (everybody, revealed[0]),
-        (without_victim, revealed[1]),
-    )
+    guess, refusal = unmask_with_two_lists(cohort, header, uploads, others, others)
     return recovered(guess, values[victim]), refusal
-
-
-def ask(
-    cohort: Cohort, claimed: SurvivorList, names: list[str], uploads: dict[str, bytes]
-) -> dict[str, bytes]:
-    """Make clients agree to a list and reveal for it."""
-    header = cohort.header(1)
-    signed = {
-        name: Agreement.decode(cohort.clients[name].sign_survivors(claimed.encode())).signature
-        for name in names
-    }
-    listed = [survivor.client_id for survivor in claimed.survivors]
-    answers: dict[str, bytes] = {}
-    for name in names:
-        bundles = tuple((s, bundle_for(name, s, uploads[s], header)) for s in listed if s != name)
-        request = RevealRequest(claimed.label, tuple(sorted(signed.items())), bundles)
-        answers[name] = cohort.clients[name].reveal(request.encode())
-    return answers

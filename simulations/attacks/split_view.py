@@ -11,12 +11,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from privacy.errors import PolicyRefusal, ProtocolError
+from privacy.errors import PolicyRefusal
 from privacy.secagg import RoundHeader
-from privacy.secagg.messages import SurvivorList
 from simulations.attacks import verdict
-from simulations.attacks.both_shares import ask
-from simulations.attacks.victims import recovered, schema, unmask_victim, vectors, without
+from simulations.attacks.two_lists import unmask_with_two_lists, uploads_of
+from simulations.attacks.victims import recovered, schema, vectors, without
 from simulations.secagg_cohort import Cohort
 
 CLIENTS = 6
@@ -44,31 +43,10 @@ def attack(seed: int, change: Callable[[RoundHeader], RoundHeader]) -> tuple[flo
     cohort.exchange_keys()
     header = change(cohort.header(1))
     values = vectors(cohort.names, seed)
-    victim = cohort.names[0]
     try:
-        uploads = {
-            n: cohort.clients[n].upload(header, cohort.schema, {"x": values[n]}, is_noised=True)
-            for n in cohort.names
-        }
+        uploads = uploads_of(cohort, header, values)
     except PolicyRefusal as error:
         return 0.0, str(error)
-    cohort.server.open_round(header, cohort.schema)
-    for name, message in uploads.items():
-        cohort.server.add_upload(name, message)
-    everybody = SurvivorList.decode(cohort.server.survivors()[victim])
-    without_victim = SurvivorList(everybody.label, everybody.survivors[1:])
     believing, doubting = cohort.names[:HALF], cohort.names[HALF:]
-    revealed: list[dict[str, bytes]] = []
-    refusal = ""
-    for claimed, names in ((everybody, believing), (without_victim, doubting)):
-        revealed.append({})
-        try:
-            revealed[-1] = ask(cohort, claimed, list(names), uploads)
-        except ProtocolError as error:
-            refusal = str(error)
-    guess = unmask_victim(
-        *(victim, uploads[victim], header, cohort.schema),
-        (everybody, revealed[0]),
-        (without_victim, revealed[1]),
-    )
-    return recovered(guess, values[victim]), refusal
+    guess, refusal = unmask_with_two_lists(cohort, header, uploads, believing, doubting)
+    return recovered(guess, values[cohort.names[0]]), refusal
