@@ -38,8 +38,7 @@ class AttentionTrunk(nn.Module):
         block: Callable[[int, int, float], nn.Module] | None = None,
     ) -> None:
         super().__init__()
-        if heads < 1 or dim % heads:
-            raise DataError(f"heads must divide dim: dim={dim}, heads={heads}")
+        check_heads(dim, heads)
         self.position = nn.Embedding(max_length, dim)
         nn.init.normal_(self.position.weight, std=0.02)
         self.dropout = nn.Dropout(dropout)
@@ -51,11 +50,7 @@ class AttentionTrunk(nn.Module):
         position_BL = (mask_BL.long().cumsum(dim=1) - 1).clamp(min=0).contiguous()
         present = mask_BL.unsqueeze(-1)
         hidden_BLD = self.dropout((items_BLD + self.position(position_BL)) * present)
-        allowed_B1LL = causal_mask(mask_BL).unsqueeze(1)
-        for block in self.blocks:
-            hidden_BLD = block(hidden_BLD, allowed_B1LL)
-        normed_BLD: Tensor = self.norm(hidden_BLD)
-        return normed_BLD
+        return run_blocks(self.blocks, self.norm, hidden_BLD, mask_BL)
 
 
 class AttentionBlock(nn.Module):
@@ -79,6 +74,21 @@ class AttentionBlock(nn.Module):
         hidden_BLD = hidden_BLD + self.dropout(mixed_BLD)
         fed_BLD = self.feed_out(torch.relu(self.feed_in(self.feed_norm(hidden_BLD))))
         return hidden_BLD + self.dropout(fed_BLD)
+
+
+def check_heads(dim: int, heads: int) -> None:
+    """Raises DataError where ``dim`` cannot be split into so many heads."""
+    if heads < 1 or dim % heads:
+        raise DataError(f"heads must divide dim: dim={dim}, heads={heads}")
+
+
+def run_blocks(blocks: nn.ModuleList, norm: nn.Module, hidden_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+    """All blocks, each position seeing itself and what came before, then the norm: hidden_BLD."""
+    allowed_B1LL = causal_mask(mask_BL).unsqueeze(1)
+    for block in blocks:
+        hidden_BLD = block(hidden_BLD, allowed_B1LL)
+    normed_BLD: Tensor = norm(hidden_BLD)
+    return normed_BLD
 
 
 def attend(query_key_value_BLE: Tensor, heads: int, allowed_B1LL: Tensor) -> Tensor:

@@ -17,9 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recsys_models.encoders.attention import join_heads, split_heads
-from recsys_models.encoders.pooling import causal_mask
-from recsys_models.errors import DataError
+from recsys_models.encoders.attention import check_heads, join_heads, run_blocks, split_heads
 
 
 class HstuTrunk(nn.Module):
@@ -29,20 +27,14 @@ class HstuTrunk(nn.Module):
         self, dim: int, *, max_length: int, blocks: int = 2, heads: int = 1, dropout: float = 0.0
     ) -> None:
         super().__init__()
-        if heads < 1 or dim % heads:
-            raise DataError(f"heads must divide dim: dim={dim}, heads={heads}")
+        check_heads(dim, heads)
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(_HstuBlock(dim, heads, max_length, dropout) for _ in range(blocks))
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, items_BLD: Tensor, mask_BL: Tensor) -> Tensor:
         """Returns hidden_BLD."""
-        hidden_BLD = self.dropout(items_BLD)
-        allowed_B1LL = causal_mask(mask_BL).unsqueeze(1)
-        for block in self.blocks:
-            hidden_BLD = block(hidden_BLD, allowed_B1LL)
-        normed_BLD: Tensor = self.norm(hidden_BLD)
-        return normed_BLD
+        return run_blocks(self.blocks, self.norm, self.dropout(items_BLD), mask_BL)
 
 
 class _HstuBlock(nn.Module):
