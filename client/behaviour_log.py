@@ -49,8 +49,16 @@ class BehaviourLog:
         return self.sequences.cut(lengths - (self.split.test >= 0))
 
     def seen(self, stage: Stage) -> list[NDArray[np.int64]]:
-        """What each user had seen before the target of ``stage``."""
-        return _histories(self.split.history(stage))
+        """What each user had seen before the target of ``stage``; a list of the caller's own."""
+        return list(self._before_validation if stage == "validation" else self._before_test)
+
+    @cached_property
+    def _before_validation(self) -> list[NDArray[np.int64]]:
+        return _histories(self.split.history("validation"))
+
+    @cached_property
+    def _before_test(self) -> list[NDArray[np.int64]]:
+        return _histories(self.split.history("test"))
 
     def targets(self, stage: Stage) -> NDArray[np.int64]:
         """The item to be found for each user, or -1."""

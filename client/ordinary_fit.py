@@ -136,7 +136,7 @@ class OrdinaryFit:
         Rankings do not depend on it; training does: a tower's norms follow its statistics, and where a few items have
         vectors many times longer than the rest, the first epochs only undo what their dot products claim.
         """
-        seen = [self._log.seen("validation")[u] for u in users]
+        seen = self._seen(users)
         targets = torch.from_numpy(self._log.targets("validation")[users]).to(items_ND.device)
         with torch.no_grad():
             logits_BN = self._model.user_vectors(seen, items_ND) @ items_ND.T
@@ -152,7 +152,7 @@ class OrdinaryFit:
 
     def _reciprocal_rank(self, users: NDArray[np.int64]) -> float:
         """Mean reciprocal rank of the validation item by the encoder alone, after everything before it."""
-        seen = [self._log.seen("validation")[u] for u in users]
+        seen = self._seen(users)
         items_ND = self._model.own_items
         if items_ND is None:
             raise ValueError("the encoder is looked at while it trains only")
@@ -166,7 +166,7 @@ class OrdinaryFit:
     def _fit_blend(self) -> None:
         numbers = self._public.n_items * len(CHANNELS)
         users = self._some(self._users, max(1, _CHANNEL_NUMBERS // numbers))
-        seen = [self._log.seen("validation")[u] for u in users]
+        seen = self._seen(users)
         hidden = np.zeros((len(users), self._public.n_items), dtype=bool)
         hidden[seen_cells(seen)] = True
         targets = torch.from_numpy(self._log.targets("validation")[users])
@@ -180,6 +180,11 @@ class OrdinaryFit:
         weights_C = fit_blend_weights(channels_BNC[usable_B], targets[usable_B], hidden_BN, start_C)
         with torch.no_grad():
             mix.weight.copy_(weights_C.unsqueeze(0))
+
+    def _seen(self, users: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """What these users had seen before the validation item."""
+        every = self._log.seen("validation")
+        return [every[user] for user in users]
 
     def _some(self, users: NDArray[np.int64], most: int) -> NDArray[np.int64]:
         if len(users) <= most:
