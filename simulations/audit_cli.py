@@ -137,7 +137,7 @@ def leak(
     from simulations.audits.leak import format_table, run
     from simulations.bench_quality import find_dataset
 
-    dataset = find_dataset(data, read_scenario(None, {}))[1]
+    dataset = find_dataset(data, read_scenario(None, {}))
     result = run(dataset, rounds=rounds, seed=seed)
     _finish(result, format_table(result), as_json=as_json, check=check)
 

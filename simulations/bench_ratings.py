@@ -41,7 +41,7 @@ def run(dataset: str, *, scale: Sequence[float] = (1.0, 5.0), clients: int = 5, 
     Raises:
         InputError: the log has no ratings, or the federation stopped.
     """
-    _, data = find_dataset(dataset, Scenario())
+    data = find_dataset(dataset, Scenario())
     if data.sequences.values is None:
         raise InputError(f"{data.name}: the log has no column 'value', so there is no rating to predict")
     scenario = override(

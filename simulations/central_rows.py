@@ -43,6 +43,8 @@ Say = Callable[[str], None]
 # Dense item-item baselines need items x items floats, several times over.
 _MOST_ITEMS_DENSE = 6000
 DELTA = 1e-5
+DP_POPULARITY = "popularity (central, DP)"
+"""The row that no private recommender may fall below."""
 DRAWS = 3
 """Noise draws whose mean a private row shows; tuning uses a draw of its own."""
 _TUNING_DRAW = 0
@@ -154,7 +156,7 @@ def _private_popularity(protocol: Protocol, epsilon: float) -> Row:
         noise, spent = noise_of(epsilon, {"counts": 1.0}, 1, draw)
         counts = noisy_popularity(weights, noise)
         figures.append(protocol.judge(lambda histories, c=counts: np.tile(c, (len(histories), 1))))
-    return _private_row("popularity (central, DP)", epsilon, spent, figures)
+    return _private_row(DP_POPULARITY, epsilon, spent, figures)
 
 
 def _dpals(protocol: Protocol, epsilon: float, say: Say) -> Row:

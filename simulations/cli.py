@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from privacy.errors import InputError
 from simulations.cli_options import SpacedLists, finish, positive_number, whole_number
 
 Scenario = Annotated[
@@ -165,6 +166,12 @@ def bench_quality(
         bool | None,
         typer.Option("--protect-within-client/--no-protect-within-client", help="See docs/privacy.md."),
     ] = None,
+    also_unprotected: Annotated[
+        bool,
+        typer.Option(
+            "--also-unprotected", help="At each budget both: users of one client protected, and not."
+        ),
+    ] = False,
     baselines: Annotated[
         bool, typer.Option("--baselines/--no-baselines", help="Central baselines too.")
     ] = True,
@@ -186,8 +193,11 @@ def bench_quality(
     from rich.console import Console
 
     from server.console import RunProgress
-    from simulations.bench_quality import draw, format_table, run
+    from simulations.bench_plots import draw_budgets
+    from simulations.bench_quality import format_table, run
 
+    if also_unprotected and within_client is not None:
+        raise InputError("--also-unprotected measures both: leave --(no-)protect-within-client out")
     changes = {
         "simulation.clients": clients,
         "encoder": encoder,
@@ -207,14 +217,61 @@ def bench_quality(
             folder=out,
             watcher=watcher,
             baselines=baselines,
+            also_unprotected=also_unprotected,
             protocol=protocol,
             twins=twins,
             say=lambda line: typer.echo(line, err=True),
         )
     if protocol == "last-out":
-        draw(result, out / f"{Path(dataset).name}.png")
+        draw_budgets(result, out / f"{Path(dataset).name}.png")
     show(result, as_json=as_json, lines=[format_table(result), *result["shortfalls"]])
     finish(ok=result["ok"], check=check)
+
+
+@bench.command("users", cls=SpacedLists)
+def bench_users(
+    users: Annotated[list[str], typer.Option("--users", help="Users of the built-in log, e.g. 2000 1e4.")] = [  # noqa: B006
+        "2000",
+        "10000",
+        "50000",
+    ],
+    epsilon: Annotated[list[str], typer.Option("--epsilon", help="Budgets, e.g. 1 4 8.")] = ["1", "4", "8"],  # noqa: B006
+    seeds: Annotated[int, typer.Option("--seeds", help="Logs and runs for each cell.")] = 1,
+    scenario: Annotated[Path | None, typer.Option("--scenario", help="Everything else.")] = None,
+    clients: Clients = None,
+    encoder: Encoder = None,
+    size: Size = None,
+    recipe: Recipe = None,
+    out: Annotated[Path, typer.Option("--out", help="Finished runs are kept here and not repeated.")] = Path(
+        "runs/bench-users"
+    ),
+    as_json: AsJson = False,
+) -> None:
+    """Recall of the federation as the population of the built-in log grows, at several budgets, beside popularity."""
+    from rich.console import Console
+
+    from server.console import RunProgress
+    from simulations.bench_plots import draw_users
+    from simulations.bench_users import format_table, run
+
+    changes = {
+        "simulation.clients": clients,
+        "encoder": encoder,
+        "model.size": size,
+        "recipe": recipe,
+    }
+    with RunProgress(Console(quiet=True)) as watcher:
+        result = run(
+            [whole_number(count) for count in users],
+            [positive_number(e) for e in epsilon],
+            seeds,
+            scenario=read_scenario(scenario, changes),
+            folder=out,
+            watcher=watcher,
+            say=lambda line: typer.echo(line, err=True),
+        )
+    draw_users(result, out / "users.png")
+    show(result, as_json=as_json, lines=[format_table(result)])
 
 
 @bench.command("cold-items")
@@ -229,7 +286,7 @@ def bench_cold_items(
     from simulations.bench_cold_items import format_table, run
     from simulations.bench_quality import find_dataset
 
-    _, data = find_dataset(dataset, read_scenario(None, {}))
+    data = find_dataset(dataset, read_scenario(None, {}))
     result = run(data, seed=seed, epochs=epochs, say=lambda line: typer.echo(line, err=True))
     show(result, as_json=as_json, lines=[*result["shortfalls"], format_table(result)])
     finish(ok=result["ok"], check=check)

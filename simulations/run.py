@@ -54,8 +54,12 @@ class Simulation:
     roster: Roster
 
 
-def load_dataset(scenario: Scenario, data: Path | None, columns: LogColumns | None = None) -> Dataset:
-    """The data set of a simulation: a path, or the built-in log; ``columns`` name a log's own."""
+def load_dataset(
+    scenario: Scenario, data: Path | Dataset | None, columns: LogColumns | None = None
+) -> Dataset:
+    """The data set of a simulation: as given, at a path, or the built-in log; ``columns`` name a log's own."""
+    if isinstance(data, Dataset):
+        return data
     path = data or (Path(scenario.simulation.data) if scenario.simulation.data else None)
     if path is not None:
         return load(path, columns=columns)
@@ -148,7 +152,7 @@ def simulate(
     out: Path,
     watcher: Watcher,
     *,
-    data: Path | None = None,
+    data: Path | Dataset | None = None,
     columns: LogColumns | None = None,
     fault: Fault = no_faults,
 ) -> Report:
@@ -158,7 +162,7 @@ def simulate(
         scenario: what to run; without a seed it is run with seed 0, which the report says.
         out: run folder; must not hold a run yet.
         watcher: is told of progress.
-        data: a data set instead of the scenario's.
+        data: a data set, or where it lies, instead of the scenario's.
         columns: what its log calls users, items and times.
         fault: loses answers (``simulations.faults``).
 
