@@ -1,10 +1,10 @@
 """The local half of release 3: one private step on [encoder + item tower] a round.
 
 Each round every user takes part with probability q, drawn by this client alone (Poisson sampling). The joint gradient of a
-user, encoder parameters and item rows together, is clipped as one vector; the tower part gets this client's share of the
-noise and goes into the secure sum, the encoder part gets all of the noise and moves the encoder here. Noise on the
-encoder is needed although it never leaves: the encoder of the next round shapes the gradients of other users of this
-client (``docs/privacy.md``, trap 1).
+user, encoder parameters, map of content and item rows together, is clipped as one vector; the tower part, map and rows as far
+as the plan trains them (``recsys_models.item_towers.content_map``), gets this client's share of the noise and goes into the
+secure sum, the encoder part gets all of the noise and moves the encoder here. Noise on the encoder is needed although it never
+leaves: the encoder of the next round shapes the gradients of other users of this client (``docs/privacy.md``, trap 1).
 
 With an adaptive clip norm the round names the norm, and the vector has one cell more, the count of users within it
 (``privacy.mechanisms.joint_clip``).
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from client.local_steps import LocalTraining
 from client.model import ClientModel
@@ -32,10 +33,12 @@ from privacy.randomness import RandomSource
 from privacy.release_terms import ReleaseTerms
 from privacy.rounded_once import reach_before_rounding
 from privacy.user_gradients.clipped_sum import Method, choose_method, clipped_sum, wrap_for
-from privacy.user_gradients.engine import encoder_size, set_encoder_gradient
+from privacy.user_gradients.engine import LossFn, encoder_size, set_encoder_gradient
 from privacy.user_gradients.guard import check_engine
 from recsys_models.batches import NextItemBatch, next_item_batch
+from recsys_models.item_towers.content_map import MappedEncoder, mapped_loss
 from recsys_models.negatives import FULL_SOFTMAX_ITEMS, CatalogueSampler
+from recsys_models.release_shapes import trained_rows
 from recsys_models.sampled_losses import sampled_loss
 
 _SHORTEST = 2  # a next-item loss needs an item and its successor
@@ -89,7 +92,7 @@ class GradientTrainer:
         method: by which per-user gradients are taken.
 
     Raises:
-        ProtocolError: a softmax over more head items than it is offered for.
+        ProtocolError: a softmax over more head items than it is offered for, or a map of content that is not as agreed.
     """
 
     def __init__(
@@ -115,7 +118,11 @@ class GradientTrainer:
             raise ProtocolError(
                 f"a softmax over {candidates} published head items; at most {FULL_SOFTMAX_ITEMS}"
             )
-        self._chunk = max(1, min(_CHUNK, _CHUNK_SLOTS // (self._max_length + 1 + candidates)))
+        self._content = self._agreed_content(gradients["content_width"])
+        self._rows = trained_rows(gradients["item_tower"], len(self._head))
+        # Content rides beside the item vectors, in slots that are wider by so much.
+        wider = 1 + gradients["content_width"] // public.dim
+        self._chunk = max(1, min(_CHUNK, _CHUNK_SLOTS // ((self._max_length + 1 + candidates) * wider)))
         self._loss = sampled_loss(
             "sampled-softmax" if self._is_full_softmax else gradients["loss"],
             negatives=self._negatives,
@@ -127,9 +134,10 @@ class GradientTrainer:
         self._randomness = randomness
         self._device = model.device
         self._raw_encoder = model.recommender.encoder
-        self.method: Method = choose_method(settings["per_user_gradients"], self._raw_encoder, self._chunk)
+        self._trained = self._with_map(gradients["content_width"])
+        self.method: Method = choose_method(settings["per_user_gradients"], self._trained, self._chunk)
         self._guard()
-        self._encoder = wrap_for(self.method, self._raw_encoder)
+        self._encoder = wrap_for(self.method, self._trained)
         # Adam divides by the gradient's size, which under noise is the noise's: it would turn noise into full steps.
         private = bool(settings["private"])
         learning_rate = gradients["client_learning_rate"]
@@ -142,8 +150,33 @@ class GradientTrainer:
 
     @property
     def encoder_parameters(self) -> int:
-        """Length of the encoder's part of the joint vector."""
-        return encoder_size(self._encoder)
+        """Length of the encoder's part of the joint vector, which stays here."""
+        return encoder_size(self._raw_encoder)
+
+    @property
+    def layer_parameters(self) -> int:
+        """Length of what comes before the item rows: the encoder's part and that of the map of content."""
+        return encoder_size(self._trained)
+
+    def _agreed_content(self, width: int) -> torch.Tensor | None:
+        """Public content of the head items ``[K, F]``; None where no map is trained.
+
+        Raises:
+            ProtocolError: none was published, or of another width than agreed.
+        """
+        if not width:
+            return None
+        content = self._public.content[self._head]
+        if content.shape[1] != width:
+            raise ProtocolError(f"published content of width {content.shape[1]}, agreed {width}")
+        return torch.from_numpy(content)
+
+    def _with_map(self, width: int) -> nn.Module:
+        encoder = self._raw_encoder
+        return MappedEncoder(encoder, width, self._public.dim).to(self._device) if width else encoder
+
+    def _loss_of(self, batch: NextItemBatch) -> LossFn:
+        return batch if self._content is None else mapped_loss(batch, self._content.to(self._device))
 
     @cached_property
     def _histories(self) -> list[NDArray[np.int64]]:
@@ -168,11 +201,12 @@ class GradientTrainer:
         made_up = [self._randomness.integers(len(self._head), length) for length in lengths]
         batch = self._packed(made_up)
         check_engine(
-            self._raw_encoder,
+            self._trained,
             self._table(),
             batch.item_ids,
-            batch.select,
+            lambda users: self._loss_of(batch.select(users)),
             self._settings["l2_clip_norm"],
+            train_table=self._rows > 0,
             method=self.method,
         )
 
@@ -185,13 +219,18 @@ class GradientTrainer:
             step: of the round, from 0.
 
         Raises:
-            ProtocolError: the head items are others than when training began. Checked before anything is drawn: else
-                only clients whose users have items outside the new ones would fail.
+            ProtocolError: head items or their content are others than when training began. Checked before anything is
+                drawn: else only clients whose users have items outside the new ones would fail.
             PolicyRefusal: no releases could have led to this clip norm, or it is out of the range of any.
             InputError: ghost clipping is agreed, and the noise asks for a grid too coarse for it.
         """
         if not np.array_equal(self._public.head, self._head):
             raise ProtocolError(f"the head items changed in the middle of release {terms.release.name!r}")
+        if self._content is not None:
+            if terms.release.local_steps > 1:
+                raise PolicyRefusal("settings-out-of-range", "local steps cannot move a map of content")
+            if not np.array_equal(self._public.content[self._head], self._content.numpy()):
+                raise ProtocolError(f"the content changed in the middle of release {terms.release.name!r}")
         joint = JointClip.agreed(terms.l2_bound, self._settings)
         if joint is not None and terms.release.local_steps > 1:
             raise PolicyRefusal("clip-norm-out-of-range", "the clip norm of local steps cannot be adaptive")
@@ -199,7 +238,7 @@ class GradientTrainer:
             raise PolicyRefusal("clip-norm-out-of-range", f"clip norm {l2_clip_norm!r} at step {step}")
         if self.method == "ghost":
             clip = self.round_clip(terms)
-            reach_before_rounding(clip.l2_bound, clip.unit, self.encoder_parameters)
+            reach_before_rounding(clip.l2_bound, clip.unit, self.layer_parameters)
 
     def step(self, terms: ReleaseTerms, l2_clip_norm: float | None = None) -> NDArray[np.int64]:
         """One round: sample, differentiate, clip jointly, move the encoder, return the tower's noised part.
@@ -209,7 +248,8 @@ class GradientTrainer:
             l2_clip_norm: of this round, where it is adaptive; the first round's if None.
 
         Returns:
-            ``[K * dim]`` grid steps, or one more with the count last, ready to be masked.
+            ``[dim * F + K * dim]`` grid steps, map before rows, either left out where it is not trained, or one more with
+            the count last, ready to be masked.
         """
         if terms.release.local_steps > 1:
             return self._local_round(terms)
@@ -258,15 +298,17 @@ class GradientTrainer:
         self, users: NDArray[np.int64], terms: ReleaseTerms, clip: RoundClip | None = None
     ) -> BoundedSum:
         """Clipped joint gradients of these users, [encoder || tower (|| count)] in grid steps, without noise: not to be
-        sent.
+        sent. The tower's part is [map of content || item rows].
         """
         clip = clip or self.round_clip(terms)
         table = self._table()
-        total = clipped_sum(self._encoder, *table.shape, l2_clip_norm=clip.l2_clip_norm, unit=clip.unit)
+        total = clipped_sum(
+            self._encoder, self._rows, self._public.dim, l2_clip_norm=clip.l2_clip_norm, unit=clip.unit
+        )
         count = 0
         for start in range(0, len(users), self._chunk):
             batch = self.batch(users[start : start + self._chunk])
-            norms = total.add(table, batch.item_ids, batch)
+            norms = total.add(table, batch.item_ids, self._loss_of(batch))
             count += clip.count(norms.cpu().numpy())
         return clip.joined(total.total(), count, terms)
 
@@ -278,7 +320,7 @@ class GradientTrainer:
             values = add_noise(
                 total, terms.total_sigma, self._randomness, name=name, left_the_client=False
             ).values
-        set_encoder_gradient(self._encoder, values * unit / self._expected_users)
+        set_encoder_gradient(self._raw_encoder, values * unit / self._expected_users)
         self._optimizer.step()
         self._optimizer.zero_grad()
 

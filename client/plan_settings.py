@@ -17,6 +17,7 @@ from privacy.mechanisms.joint_clip import MAX_CLIP_NORM, MIN_CLIP_NORM
 from recsys_models.encoders.registry import ENCODERS, ENCODERS_WITH_HEADS
 from recsys_models.metrics.detail import MAX_GROUPS
 from recsys_models.negatives import FULL_SOFTMAX_ITEMS
+from recsys_models.release_shapes import TrainedTower
 
 _Share = Annotated[float, Field(ge=0.0, le=1.0)]
 _Probability = Annotated[float, Field(gt=0.0, le=1.0)]
@@ -42,6 +43,8 @@ class _Gradients(_Settings):
     sampling_probability: _Probability
     client_learning_rate: _Rate
     local_learning_rate: _Rate
+    item_tower: TrainedTower
+    content_width: Annotated[int, Field(ge=0, le=2048)]
 
 
 class _Fit(_Settings):
@@ -97,6 +100,9 @@ class PlanSettings(_Settings):
             raise ValueError(f"{self.heads} heads do not divide {self.dim} dimensions")
         if self.gradients.loss == "softmax" and self.head > FULL_SOFTMAX_ITEMS:
             raise ValueError(f"a softmax over {self.head} items; at most {FULL_SOFTMAX_ITEMS}")
+        tower, width = self.gradients.item_tower, self.gradients.content_width
+        if (tower == "ids") is not (width == 0):
+            raise ValueError(f"a tower of {tower!r} with content of width {width}")
         if self.rating_scale is not None and not self.rating_scale[0] < self.rating_scale[1]:
             raise ValueError(f"a rating scale from {self.rating_scale[0]} to {self.rating_scale[1]}")
         return self

@@ -92,6 +92,17 @@ class PublicState:
         """Released popularity ``[n_items]``; zeros before its release."""
         return self._arrays.get("popularity", np.zeros(self.n_items, dtype=np.float32))
 
+    @property
+    def content(self) -> NDArray[np.float32]:
+        """Public content vectors ``[n_items, F]``.
+
+        Raises:
+            ProtocolError: none were published.
+        """
+        if "content" not in self._arrays:
+            raise ProtocolError("a map of content was to be trained before any content was published")
+        return self._arrays["content"]
+
     def channels(self, device: torch.device | None = None) -> PublicChannels:
         """Everything a recommender scores with, on ``device``; the transitions as they were read when they arrived."""
         content = self._arrays.get("content")

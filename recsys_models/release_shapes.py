@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from recsys_models.errors import DataError
 from recsys_models.metrics.detail import DetailLayout
@@ -18,9 +18,17 @@ from recsys_models.statistics import StatisticsLayout
 RANKERS = ("model", "popularity")
 """Whose ranks a metric release holds: the client's recommender, and popularity on the same users and targets."""
 
+TrainedTower = Literal["ids", "content", "fusion"]
+"""What gradient rounds train: rows of items, a linear map of their public content, or both, added up."""
+
 _NOISY_METRIC_UNIT = 2.0**-10
 # Off means off: the norm of nobody's counts; a user would need more than a thousand events of one and the same pair.
 _UNREACHED_NORM = 2.0**12
+
+
+CONTENT_DIM = 256
+"""Most columns of the content vectors that a map between content and item vectors is fitted on. Fewer for few items: beyond a
+sixteenth of their number the main directions describe single items, not kinds of them, and the map learns those by heart."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,7 @@ def release_shape(
     if kind == "statistics-subspace":
         return ReleaseShape(n_items * settings["subspace_rank"], 1.0)
     if kind == "gradients":
-        return gradients_shape(head * settings["dim"], settings["gradients"])
+        return gradients_shape(head, settings["dim"], settings["gradients"])
     if kind == "fit":
         return ReleaseShape(1, settings["fit"]["l2_clip_norm"])
     if kind == "metrics":
@@ -78,22 +86,39 @@ def release_shape(
     )
 
 
-def gradients_shape(cells: int, gradients: Mapping[str, Any]) -> ReleaseShape:
-    """The tower's cells; with an adaptive clip norm in units of that norm, and one cell more for the count.
+def gradients_shape(head: int, dim: int, gradients: Mapping[str, Any]) -> ReleaseShape:
+    """Cells of the map of content, if there is one, and of the trained rows.
+
+    With an adaptive clip norm they are in units of that norm, and there is one cell more for the count.
 
     Args:
-        cells: of the trained rows.
+        head: number of head items.
+        dim: of the item vectors.
         gradients: the plan's settings of that name.
     """
+    tower, width = gradients["item_tower"], gradients["content_width"]
+    cells = (width + trained_rows(tower, head)) * dim
+    trained = {} if tower == "ids" else {"item_tower": tower, "content_width": float(width)}
     if not gradients["adaptive_clip"]:
-        return ReleaseShape(cells, gradients["l2_clip_norm"])
+        return ReleaseShape(cells, gradients["l2_clip_norm"], facts=trained)
     facts = {
+        **trained,
         "clipping": "adaptive",
         "first_l2_clip_norm": float(gradients["l2_clip_norm"]),
         "target_quantile": float(gradients["target_quantile"]),
         "clip_rate": float(gradients["clip_rate"]),
     }
     return ReleaseShape(cells + 1, 1.0, facts=facts)
+
+
+def content_width(n_items: int) -> int:
+    """Columns of the public content vectors of this many items."""
+    return min(CONTENT_DIM, max(8, n_items // 16))
+
+
+def trained_rows(item_tower: TrainedTower, head: int) -> int:
+    """How many of the head items have a row of their own to be trained: none where content alone speaks for them."""
+    return 0 if item_tower == "content" else head
 
 
 def metrics_shape(private: bool) -> ReleaseShape:

@@ -33,15 +33,14 @@ from server.item_tower import (
     RoundClips,
     TowerOptimizer,
     popularity_arrays,
-    random_tower,
     statistics_arrays,
-    with_rows,
 )
 from server.plan import make_plan
 from server.quality import Quality, quality_from_sums
 from server.scenario import Scenario
 from server.secure_round import Exchange, SecureRounds, SecureSum, encode_each
 from server.tower_start import TowerStart
+from server.trained_tower import TowerInTraining
 from server.transport import Transport
 
 
@@ -148,6 +147,10 @@ class Federation:
         self._after_release = after_release
         self.start = start
         self._content = content
+        if content is None and scenario.model.item_tower != "ids":
+            raise InputError(
+                f"model.item_tower = {scenario.model.item_tower!r} needs the items' content vectors"
+            )
         self._plan: FederationPlan | None = None
         self._rounds: SecureRounds | None = None
         self._unseen: dict[str, set[str]] = {}
@@ -336,29 +339,44 @@ class Federation:
     def release_gradients(self) -> None:
         """Release 3: rounds of joint steps on [encoder + tower]; kept only if the released validation recall rose."""
         release = self.plan.release("gradients")
-        head = self.outcome.arrays["head"]
         before = dict(self.outcome.arrays)
-        if "item_tower" not in before:
-            seed = int(self.plan.session[:8], 16)
-            self._update({"item_tower": random_tower(head, self.n_items, self.plan.settings["dim"], seed)})
+        tower = self._tower_in_training(before.get("item_tower"))
         terms = self._terms("gradients")
         optimizer = TowerOptimizer(self.scenario.gradients.server_optimizer, self._server_learning_rate())
-        tower = self.outcome.arrays["item_tower"]
-        rows = tower[head].astype(np.float64)
         expected_users = self.plan.settings["users"] * release.sampling_probability
         clip = RoundClips(terms, self.plan.settings["gradients"], expected_users)
         for step in range(release.steps):
             secure_sum = self._charged(terms, step=step, parameters=clip.parameters)
-            gradient = clip.gradient(secure_sum.values).reshape(rows.shape)
+            gradient = clip.gradient(secure_sum.values)
             self.outcome.clip_norms = clip.path
-            rows = optimizer.step(rows, gradient / expected_users)
-            self._update({"item_tower": with_rows(tower, rows, head)})
+            tower.step(optimizer, gradient / expected_users)
+            self._update({"item_tower": tower.vectors})
         self.release_metrics("metrics-gradients", stage="validation")
         if not self._gradients_paid():
             self._update({name: before[name] for name in ("item_tower",) if name in before})
             self.publish(reset_encoder=True)
             return
         self.outcome.chosen = "gradients"
+
+    def _tower_in_training(self, before: NDArray[np.float32] | None) -> TowerInTraining:
+        """What the rounds move, after publishing what clients need for the first of them."""
+        is_mapped = self.plan.settings["gradients"]["content_width"] > 0
+        content = self._content if is_mapped else None
+        if content is None:
+            content = np.zeros((self.n_items, 0), dtype=np.float32)
+        tower = TowerInTraining(
+            self.scenario.model.item_tower,
+            before,
+            self.outcome.arrays["head"],
+            content,
+            dim=int(self.plan.settings["dim"]),
+            seed=int(self.plan.session[:8], 16),
+        )
+        if before is None:
+            self._update({"item_tower": tower.vectors})
+        if is_mapped and "content" not in self.outcome.arrays:
+            self._update({"content": content})
+        return tower
 
     def _server_learning_rate(self) -> float:
         if self.scenario.gradients.server_learning_rate is not None:

@@ -74,13 +74,6 @@ def whole_tower(rows: Float, head: NDArray[np.int64], n_items: int) -> NDArray[n
     return tower
 
 
-def with_rows(tower: NDArray[np.float32], rows: Float, head: NDArray[np.int64]) -> NDArray[np.float32]:
-    """The tower with new rows for the head items; the others keep theirs."""
-    moved = tower.copy()
-    moved[head] = rows
-    return moved
-
-
 def tower_sha256(tower: NDArray[np.float32]) -> str:
     """Hex hash of an item tower: shape and little-endian float32 data."""
     return hashlib.sha256(repr(tower.shape).encode() + tower.astype("<f4").tobytes()).hexdigest()
@@ -119,7 +112,7 @@ class RoundClips:
         return list(self._path)
 
     def gradient(self, released: NDArray[np.int64]) -> Float:
-        """The sum of clipped gradients that a round released, ``[K * d]`` in their own units; moves the norm.
+        """The sum of clipped gradients that a round released, flat, in their own units; moves the norm.
 
         Args:
             released: the secure sum, in grid steps.
@@ -134,7 +127,7 @@ class RoundClips:
 
 @dataclass
 class TowerOptimizer:
-    """The server optimiser on head rows: FedAvg (plain step) or FedAdam (Reddi et al. 2021, Algorithm 2).
+    """The server optimiser on rows: FedAvg (plain step) or FedAdam (Reddi et al. 2021, Algorithm 2).
 
     Attributes:
         kind: "fedavg" or "fedadam".
@@ -151,7 +144,7 @@ class TowerOptimizer:
     _square: Float | None = None
 
     def step(self, rows: Float, gradient: Float) -> Float:
-        """Move item rows ``[K, d]`` against the mean gradient of the same shape."""
+        """Move rows ``[K, d]`` against the mean gradient of the same shape."""
         if self.kind == "fedavg":
             return rows - self.learning_rate * gradient
         if self._mean is None or self._square is None:

@@ -18,6 +18,7 @@ from privacy.errors import InputError
 from privacy.wire.federation import most_behind
 from recsys_models.metrics.detail import DetailLayout
 from recsys_models.negatives import FULL_SOFTMAX_ITEMS
+from recsys_models.release_shapes import content_width
 from server.scenario import Scenario
 
 DENSE_LIMIT = 4000
@@ -266,6 +267,8 @@ def _settings(scenario: Scenario, users: int, n_items: int) -> dict[str, object]
             "sampling_probability": scenario.gradients.sampling_probability if private else 1.0,
             "client_learning_rate": scenario.gradients.client_learning_rate,
             "local_learning_rate": scenario.gradients.local_learning_rate,
+            "item_tower": scenario.model.item_tower,
+            "content_width": 0 if scenario.model.item_tower == "ids" else content_width(n_items),
         },
         "fit": {
             "steps": fit_steps(scenario),

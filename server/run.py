@@ -26,8 +26,8 @@ from privacy.secagg.keys import Roster
 from privacy.secagg.roster_file import load_roster
 from recsys_models.data.catalogue import Catalogue
 from recsys_models.item_towers.text import content_vectors
-from recsys_models.item_towers.transfer import content_width
 from recsys_models.metrics.intervals import Estimate
+from recsys_models.release_shapes import content_width
 from server.federation import Federation, Watcher
 from server.item_tower import tower_sha256
 from server.ledger_statement import open_ledger
@@ -77,6 +77,7 @@ def run(
     started = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
     start = make_start(scenario, catalogue, Path(scenario.ledger.path or out / "ledger.sqlite"))
+    content = content_of(scenario, catalogue)
     ledger = open_run_ledger(scenario, out)
     federation = Federation(
         scenario,
@@ -89,7 +90,7 @@ def run(
         watcher=watcher,
         after_release=after_release,
         start=start,
-        content=_content_of(scenario, catalogue),
+        content=content,
     )
     refusal: Exception | None = None
     try:
@@ -106,11 +107,21 @@ def run(
     return report
 
 
-def _content_of(scenario: Scenario, catalogue: Catalogue) -> NDArray[np.float32] | None:
-    """Content vectors for filling the statistics tower, where that is asked for."""
-    if scenario.model.content == "off" or scenario.recipe == "gradients":
+def content_of(scenario: Scenario, catalogue: Catalogue) -> NDArray[np.float32] | None:
+    """Public content vectors ``[n_items, F]``, where a statistics tower is filled from them or gradients train a map of them.
+
+    Raises:
+        InputError: a map is asked for and the catalogue says nothing about any item.
+    """
+    tower = scenario.model.item_tower
+    if tower == "ids" and (scenario.model.content == "off" or scenario.recipe == "gradients"):
         return None
-    return content_vectors(catalogue, content_width(catalogue.n_items))
+    content = content_vectors(catalogue, content_width(catalogue.n_items))
+    if tower != "ids" and not content.any():
+        raise InputError(
+            f"model.item_tower = {tower!r}, but the catalogue has neither titles nor texts nor attributes: use 'ids'"
+        )
+    return content
 
 
 def open_run_ledger(scenario: Scenario, out: Path) -> Ledger:

@@ -164,6 +164,8 @@ class ModelSection(_Section):
         content: "auto" publishes vectors of the items' titles, texts and attributes, a recall channel of their own, and gives
             items outside the statistics a row predicted from them (``recsys_models.item_towers.cold_start``). Facts and
             post-processing, so it costs no budget.
+        item_tower: what gradient rounds train: a row for each head item ("ids"), a linear map of the public content vectors
+            ("content"), or both, added up ("fusion"). With a map an item without any event gets a vector from its content.
     """
 
     size: Literal["S", "M", "L"] = "S"
@@ -175,6 +177,7 @@ class ModelSection(_Section):
     reranker: Literal["none", "neumf"] = "none"
     rating_scale: Annotated[tuple[Rating, Rating], AfterValidator(_rises)] | None = None
     content: Literal["auto", "off"] = "auto"
+    item_tower: Literal["ids", "content", "fusion"] = "ids"
 
 
 class ItemTowerSection(_Section):
@@ -335,6 +338,29 @@ class Scenario(_Section):
             raise ValueError(
                 "several noisy local steps cannot share one distributed noise: the second step would start from weights "
                 "that carry only a part of it; use privacy.noise = 'per_client', or gradients.local_steps = 1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _refuse_a_map_that_nothing_trains(self) -> Scenario:
+        tower = self.model.item_tower
+        if tower == "ids":
+            return self
+        if self.recipe == "statistics":
+            raise ValueError(
+                f"model.item_tower = {tower!r} is trained by gradient rounds, and recipe = 'statistics' has none: use "
+                "recipe = 'gradients' or 'hybrid', or model.item_tower = 'ids'"
+            )
+        if self.model.content == "off":
+            raise ValueError(
+                f"model.item_tower = {tower!r} maps public content, and model.content = 'off' leaves it out: use 'auto', or "
+                "model.item_tower = 'ids'"
+            )
+        if self.gradients.local_steps > 1:
+            raise ValueError(
+                f"gradients.local_steps = {self.gradients.local_steps} moves a client's own copy of the rows it touches, and "
+                f"model.item_tower = {tower!r} a map behind all rows: use gradients.local_steps = 1, or "
+                "model.item_tower = 'ids'"
             )
         return self
 

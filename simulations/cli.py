@@ -29,6 +29,9 @@ Loss = Annotated[
     str | None,
     typer.Option("--loss", help="Of gradient rounds: sampled-softmax, softmax, bpr, bce or gbce."),
 ]
+ItemTower = Annotated[
+    str | None, typer.Option("--item-tower", help="What gradient rounds train: ids, content or fusion.")
+]
 Reranker = Annotated[str | None, typer.Option("--reranker", help="none or neumf.")]
 Recipe = Annotated[str | None, typer.Option("--recipe", help="statistics, gradients or hybrid.")]
 Privacy = Annotated[str | None, typer.Option("--privacy", help="on, or off for research.")]
@@ -53,6 +56,7 @@ def simulate(
     encoder: Encoder = None,
     size: Size = None,
     loss: Loss = None,
+    item_tower: ItemTower = None,
     reranker: Reranker = None,
     recipe: Recipe = None,
     privacy: Privacy = None,
@@ -84,6 +88,7 @@ def simulate(
             "encoder": encoder,
             "model.size": size,
             "gradients.loss": loss,
+            "model.item_tower": item_tower,
             "model.reranker": reranker,
             "recipe": recipe,
             "privacy.mode": privacy,

@@ -20,7 +20,7 @@ from recsys_models.data.catalogue import Catalogue
 from recsys_models.data.dataset import Dataset
 from recsys_models.data.sequences import Sequences
 from server.federation import Federation, Unwatched
-from server.run import session_name
+from server.run import content_of, session_name
 from server.scenario import Scenario, override
 from server.secure_round import SecureRounds, SecureSum
 from simulations.loopback import Fault, Loopback, no_faults
@@ -162,6 +162,7 @@ def small_federation(
         n_items=data.catalogue.n_items,
         catalogue_sha256=data.catalogue.sha256,
         watcher=Unwatched(),
+        content=None if scenario.model.item_tower == "ids" else content_of(scenario, data.catalogue),
     )
     small = SmallFederation(simulation, federation, transport)
     _watch_sums(small, monkeypatch)

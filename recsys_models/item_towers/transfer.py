@@ -14,18 +14,9 @@ from numpy.typing import NDArray
 from recsys_models.data.catalogue import Catalogue
 from recsys_models.errors import DataError
 from recsys_models.item_towers.text import content_vectors
+from recsys_models.release_shapes import content_width
 
 Float32 = NDArray[np.float32]
-
-CONTENT_DIM = 256
-"""Width of the content vectors that link two catalogues. Fewer for few items: beyond a sixteenth of their number the main
-directions describe single items, not kinds of them, and the map learns those by heart."""
-
-
-def content_width(n_items: int) -> int:
-    """Columns of the content vectors that a map between content and towers of this many items is fitted on."""
-    return min(CONTENT_DIM, max(8, n_items // 16))
-
 
 _PENALTIES = tuple(10.0**power for power in range(-4, 5))
 

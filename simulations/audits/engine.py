@@ -23,6 +23,7 @@ from recsys_models.item_towers.subspace import start_basis
 from recsys_models.retrieval.transitions import SmoothTransitions, TransitionReadings, from_head
 from server.item_tower import random_tower
 from server.plan import make_plan
+from server.run import content_of
 from server.scenario import Scenario
 from simulations.synthetic import synthetic_log
 
@@ -108,6 +109,9 @@ def build_engine(scenario: Scenario, *, users: int = 24, items: int = 150, seed:
     sequences = dataset.sequences
     histories = [sequences.of(user) for user in range(sequences.n_users)]
     public = _public_state(dataset.catalogue.n_items, plan, histories, seed)
+    content = content_of(scenario, dataset.catalogue)
+    if content is not None:
+        public.update({"content": content})
     return Engine(plan, dataset.catalogue, public, histories, seed)
 
 

@@ -7,7 +7,6 @@ knows. The client has one user here, so that nobody else's data hides hers befor
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from privacy.bounded import UserContributions
 from privacy.randomness import SeededRandomness
 from privacy.secagg import Section, VectorSchema
 from privacy.secagg.messages import Upload
+from recsys_models.release_shapes import trained_rows
 from server.scenario import Scenario, override
 from simulations.attacks.upload_inversion import hits
 from simulations.audits.engine import Engine, build_engine
@@ -70,26 +70,35 @@ def _attack(engine: Engine, victim: int) -> dict[str, float]:
     position = engine.public.head_position
     # One real step: the victim's update alone, then the neighbours' that secure aggregation adds.
     updates = [_update(engine, (victim + k) % len(engine.histories)) for k in range(_CLIENTS)]
-    rows = (len(engine.public.head), int(engine.plan.settings["dim"]))
     terms = engine.terms("gradients")
     if terms.private:
         noised = [u + _noise(engine, victim * _CLIENTS + k) for k, u in enumerate(updates)]
     else:
         noised = updates
-    # The cells of the tower: with an adaptive clip norm a count comes after them.
-    updates, noised = ([each[: math.prod(rows)] for each in vectors] for vectors in (updates, noised))
+    # With an adaptive clip norm a count comes after the cells of the tower.
     log = engine.log([engine.histories[victim]])
     owned = position[log.training[0]]
     truth = np.unique(owned[owned >= 0])
     popular = np.argsort(-engine.public.popularity[engine.public.head], kind="stable")[: len(truth)]
     return {
         "popularity guess": float(np.isin(truth, popular).mean()),
-        "unprotected update": hits(updates[0].reshape(rows), truth),
-        "sum of 5 clients, no noise": hits(np.sum(updates, axis=0).reshape(rows), truth),
-        "own upload, mask broken": hits(noised[0].reshape(rows), truth),
-        "noised sum": hits(np.sum(noised, axis=0).reshape(rows), truth),
-        "masked upload": hits(_masked(noised[0], victim).reshape(rows), truth),
+        "unprotected update": hits(_by_item(engine, updates[0]), truth),
+        "sum of 5 clients, no noise": hits(_by_item(engine, np.sum(updates, axis=0)), truth),
+        "own upload, mask broken": hits(_by_item(engine, noised[0]), truth),
+        "noised sum": hits(_by_item(engine, np.sum(noised, axis=0)), truth),
+        "masked upload": hits(_by_item(engine, _masked(noised[0], victim)), truth),
     }
+
+
+def _by_item(engine: Engine, cells: NDArray[np.int64]) -> NDArray[np.float64]:
+    """What an update says about each head item, ``[K, d]``: its row, or, without rows, what the map moves its content by."""
+    head, dim = engine.public.head, int(engine.plan.settings["dim"])
+    trained = engine.settings["gradients"]
+    width: int = trained["content_width"]
+    rows = trained_rows(trained["item_tower"], len(head))
+    if rows:
+        return cells[dim * width :][: rows * dim].reshape(rows, dim).astype(np.float64)
+    return engine.public.content[head] @ cells[: dim * width].reshape(dim, width).T.astype(np.float64)
 
 
 def _update(engine: Engine, user: int) -> NDArray[np.int64]:

@@ -23,7 +23,7 @@ from privacy.bounded import BoundedSum, UserContributions
 from privacy.randomness import SeededRandomness
 from privacy.release_terms import ReleaseTerms
 from privacy.rounded_once import reach_before_rounding
-from recsys_models.release_shapes import detail_layout
+from recsys_models.release_shapes import detail_layout, trained_rows
 from simulations.audits.engine import Engine, History, Rewindable
 
 Integers = NDArray[np.int64]
@@ -101,6 +101,9 @@ class GradientNeighbours:
     def __init__(self, engine: Engine, terms: ReleaseTerms, audited: list[History]) -> None:
         self._terms = terms
         self._public = engine.public
+        trained = engine.settings["gradients"]
+        self._width: int = trained["content_width"]
+        self._trains_rows = trained_rows(trained["item_tower"], 1) > 0
         self._ordinary = np.arange(len(engine.histories))
         self._randomness = Rewindable(engine.seed)
         model = engine.model()
@@ -135,15 +138,22 @@ class GradientNeighbours:
         table = torch.from_numpy(self._public.item_tower[self._public.head]).requires_grad_(True)
         filled = (batch.item_ids >= 0).unsqueeze(-1)
         vectors = table[batch.item_ids.clamp(min=0)] * filled
-        parameters = [p for p in self._plain.parameters() if p.requires_grad]
+        moved: list[torch.Tensor] = [p for p in self._plain.parameters() if p.requires_grad]
+        if self._width:
+            change = torch.zeros(table.shape[1], self._width, requires_grad=True)
+            content = torch.from_numpy(self._public.content[self._public.head])
+            vectors = vectors + (content @ change.T)[batch.item_ids.clamp(min=0)] * filled
+            moved.append(change)
+        if self._trains_rows:
+            moved.append(table)
         loss = batch(self._plain, vectors).sum()
-        gradients = torch.autograd.grad(loss, [*parameters, table], allow_unused=True, materialize_grads=True)
+        gradients = torch.autograd.grad(loss, moved, allow_unused=True, materialize_grads=True)
         flat = torch.cat([gradient.double().reshape(-1) for gradient in gradients]).numpy()
         norm = float(np.linalg.norm(flat))
         clip = self._trainer.round_clip(self._terms)
         reach = clip.norm
         if self._trainer.method == "ghost":
-            reach = reach_before_rounding(clip.l2_bound, clip.unit, self._trainer.encoder_parameters)
+            reach = reach_before_rounding(clip.l2_bound, clip.unit, self._trainer.layer_parameters)
         clipped = flat * min(1.0, reach / max(norm, 1e-300)) / clip.unit
         return clipped if clip.joint is None else np.append(clipped, float(clip.count(np.array([norm]))))
 

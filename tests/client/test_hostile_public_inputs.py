@@ -52,6 +52,8 @@ SETTINGS: dict[str, Any] = {
         "adaptive_clip": False,
         "target_quantile": 0.5,
         "clip_rate": 0.2,
+        "item_tower": "ids",
+        "content_width": 0,
     },
 }
 GRADIENTS: dict[str, Any] = SETTINGS["gradients"]
@@ -192,8 +194,14 @@ def agree_with(client: Any, agreed: Task, settings: dict[str, Any]) -> str:
                 "adaptive_clip": False,
                 "target_quantile": 0.5,
                 "clip_rate": 0.2,
+                "item_tower": "ids",
+                "content_width": 0,
             }
         },
+        {"gradients": {**GRADIENTS, "item_tower": "images"}},
+        {"gradients": {**GRADIENTS, "item_tower": "content"}},  # of no width
+        {"gradients": {**GRADIENTS, "content_width": 8}},  # of which nothing is trained
+        {"gradients": {**GRADIENTS, "item_tower": "fusion", "content_width": 10**6}},
         {"fit": FIT | {"l2_clip_norm": 1e300}},
         {"fit": FIT | {"epochs": -1}},
         {"fit": FIT | {"epochs": 10_001}},

@@ -45,6 +45,8 @@ SETTINGS: dict[str, Any] = {
         "adaptive_clip": False,
         "target_quantile": 0.5,
         "clip_rate": 0.2,
+        "item_tower": "ids",
+        "content_width": 0,
     },
     "fit": {"l2_clip_norm": CLIP, "learning_rate": 0.01},
 }

@@ -29,6 +29,7 @@ seed = 7
 [model]
 dim = 8
 max_length = 20
+item_tower = "fusion"
 [gradients]
 rounds = 2
 min_users = 0

@@ -29,6 +29,7 @@ from recsys_models.metrics.sums import user_metric_rows
 from server.federation import Unwatched
 from server.item_tower import random_tower
 from server.scenario import Scenario, override
+from server.trained_tower import TowerInTraining
 from simulations.run import pooled_ranks, simulate
 from tests.recsys_models.data.real_data import real_data
 from tests.tiny_federation import small_federation, small_scenario
@@ -97,9 +98,12 @@ def test_under_noise_the_sums_before_it_are_the_plain_ones(
 # --- one federated step is one centralised step ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("encoder", ["mean-pool", "attention"])
+@pytest.mark.parametrize(
+    ("encoder", "item_tower"),
+    [("mean-pool", "ids"), ("attention", "ids"), ("attention", "content"), ("mean-pool", "fusion")],
+)
 def test_a_federated_gradient_step_is_the_centralised_one(
-    encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    encoder: str, item_tower: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken: list[dict[str, Any]] = []
 
@@ -117,6 +121,7 @@ def test_a_federated_gradient_step_is_the_centralised_one(
             "privacy.mode": "off",
             "recipe": "gradients",
             "encoder": encoder,
+            "model.item_tower": item_tower,
             "gradients.rounds": 1,
             "gradients.server_optimizer": "fedavg",
             "gradients.server_learning_rate": rate,
@@ -125,7 +130,12 @@ def test_a_federated_gradient_step_is_the_centralised_one(
     outcome = small.federation.run()
     plan = small.federation.plan
     head = outcome.arrays["head"]
-    start = random_tower(head, 40, 8, int(plan.session[:8], 16))[head]
+    seed = int(plan.session[:8], 16)
+    content = outcome.arrays.get("content", np.zeros((40, 0), np.float32))
+    whole = TowerInTraining(item_tower, None, head, content, dim=8, seed=seed).vectors
+    if item_tower == "ids":
+        assert np.array_equal(whole, random_tower(head, 40, 8, seed))
+    start = whole[head]
 
     histories = [history for each in taken for history in each["histories"]]
     assert len(histories) == plan.settings["users"] == 60
@@ -141,10 +151,16 @@ def test_a_federated_gradient_step_is_the_centralised_one(
     vectors = torch.where(filled, table[pooled.item_ids.clamp(min=0)], 0.0)
     pooled(model.recommender.encoder, vectors).mean().backward()
     assert table.grad is not None
-    wanted = start - rate * table.grad.numpy()
+    wanted = whole.copy()
+    if item_tower != "content":
+        wanted[head] -= rate * table.grad.numpy()
+    # The map moves every item of the catalogue, by what its content shares with the head's.
+    wanted -= rate * content @ (content[head].T @ table.grad.numpy())
 
-    assert np.abs(wanted - start).max() > 1e-2
-    np.testing.assert_allclose(outcome.arrays["item_tower"][head], wanted, atol=5e-6)
+    assert np.abs(wanted - whole)[head].max() > 1e-2
+    outside = np.setdiff1d(np.arange(40), head)
+    assert not outside.size or bool(np.any(wanted != whole, axis=1)[outside].any()) == (item_tower != "ids")
+    np.testing.assert_allclose(outcome.arrays["item_tower"], wanted, atol=5e-6)
 
 
 # --- the loopback's sum is the plain integer sum ---------------------------------------------------------------

@@ -17,7 +17,12 @@ SETTINGS: dict[str, Any] = {
     "subspace_rank": 12,
     "orders": 3,
     "decay": 0.6,
-    "gradients": {"l2_clip_norm": 0.7, "adaptive_clip": False},
+    "gradients": {
+        "l2_clip_norm": 0.7,
+        "adaptive_clip": False,
+        "item_tower": "ids",
+        "content_width": 0,
+    },
     "fit": {"l2_clip_norm": 0.9},
 }
 
@@ -35,6 +40,20 @@ SETTINGS: dict[str, Any] = {
 def test_lengths_and_norms(kind: str, length: int, norm: float) -> None:
     shape = release_shape(kind, n_items=40, head=10, settings=SETTINGS, private=True)
     assert (shape.length, shape.l2_clip_norm, shape.unit) == (length, norm, None)
+
+
+@pytest.mark.parametrize(("tower", "cells"), [("content", 5 * 8), ("fusion", (5 + 10) * 8)])
+@pytest.mark.parametrize("is_adaptive", [False, True])
+def test_a_map_of_content_has_cells_that_no_catalogue_adds_to(
+    tower: str, cells: int, is_adaptive: bool
+) -> None:
+    adaptive = {"adaptive_clip": True, "target_quantile": 0.5, "clip_rate": 0.2} if is_adaptive else {}
+    gradients = SETTINGS["gradients"] | adaptive | {"item_tower": tower, "content_width": 5}
+    shape = release_shape(
+        "gradients", n_items=40, head=10, settings=SETTINGS | {"gradients": gradients}, private=True
+    )
+    assert shape.length == cells + is_adaptive
+    assert shape.facts["item_tower"] == tower
 
 
 @pytest.mark.parametrize("private", [True, False])

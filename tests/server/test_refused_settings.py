@@ -68,3 +68,22 @@ def test_local_steps_are_refused_where_they_would_break_the_promise(document: di
         parse_scenario(document, source="scenario.toml")
     off = {"gradients": {"local_steps": 5}, "privacy": {"noise": "distributed", "mode": "off"}}
     assert parse_scenario(off, source="scenario.toml").gradients.local_steps == 5
+
+
+@pytest.mark.parametrize(
+    ("document", "why"),
+    [
+        ({"recipe": "statistics"}, "recipe = 'gradients' or 'hybrid'"),
+        ({"model": {"content": "off"}}, "model.content = 'off' leaves it out: use 'auto'"),
+        ({"gradients": {"local_steps": 5}}, "use gradients.local_steps = 1"),
+    ],
+)
+def test_a_map_of_content_is_refused_where_nothing_would_train_it(document: dict[str, Any], why: str):
+    for tower in ("content", "fusion"):
+        asked = {**document, "model": {**document.get("model", {}), "item_tower": tower}}
+        with pytest.raises(InputError, match=why) as refusal:
+            parse_scenario(asked, source="scenario.toml")
+        assert f"model.item_tower = '{tower}'" in str(refusal.value)
+    parse_scenario(document, source="scenario.toml")
+    with pytest.raises(InputError, match="'ids', 'content' or 'fusion'"):
+        parse_scenario({"model": {"item_tower": "images"}}, source="scenario.toml")

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 from recsys_models.data.catalogue import Catalogue
 from recsys_models.item_towers.cold_start import fill_from_content
 from recsys_models.item_towers.text import content_vectors
-from recsys_models.item_towers.transfer import content_width
+from recsys_models.release_shapes import content_width
 from server.federation import Unwatched
 from simulations.run import Report, simulate
 from tests.tiny_federation import small_scenario
