@@ -62,6 +62,7 @@ def claimed_release(
         scenario,
         {
             "recipe": name,
+            "model.item_tower": scenario.model.item_tower if name == "gradients" else "ids",
             "privacy.mode": "on",
             "privacy.epsilon": epsilon,
             "privacy.noise_multipliers": {name: 1.0 / gaussian_mu(epsilon, scenario.privacy.delta)},

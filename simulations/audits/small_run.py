@@ -11,7 +11,7 @@ from privacy.errors import BudgetExceeded, InputError, PolicyRefusal, ProtocolEr
 from recsys_models.data.catalogue import Catalogue
 from recsys_models.errors import DataError
 from server.federation import Federation, Unwatched
-from server.run import session_name
+from server.run import content_of, session_name
 from server.scenario import Scenario
 from simulations.loopback import Loopback
 
@@ -45,6 +45,7 @@ def run_small(scenario: Scenario, clients: Mapping[str, Handlers], folder: Path,
         n_items=catalogue.n_items,
         catalogue_sha256=catalogue.sha256,
         watcher=Unwatched(),
+        content=None if scenario.model.item_tower == "ids" else content_of(scenario, catalogue),
     )
     try:
         federation.run()

@@ -19,7 +19,9 @@ from recsys_models.metrics.ranking import target_ranks
 from server.federation import Unwatched
 from server.run import content_of
 from simulations.audits import inversion, sensitivity
-from simulations.run import simulate
+from simulations.audits.canary_release import claimed_release
+from simulations.audits.small_run import run_small
+from simulations.run import build_simulation, simulate
 from simulations.synthetic import synthetic_log
 from tests.tiny_federation import SmallFederation, small_federation, small_scenario
 
@@ -135,3 +137,16 @@ def test_the_audits_cover_the_map(item_tower: str, method: str) -> None:
     if method == "hooks":
         stages = inversion.run(scenario, users=3, seed=1)["stages"]
         assert stages["unprotected update"] > stages["popularity guess"] > stages["noised sum"]
+
+
+def test_the_other_audits_run_with_a_map(tmp_path: Path) -> None:
+    scenario = small_scenario(
+        {"recipe": "gradients", "model.item_tower": "content", "privacy.noise_multipliers": NOISE}
+    )
+    # The canaries of the statistics are of a recipe that trains no tower.
+    canaries = claimed_release(scenario, "statistics", epsilon=8.0, items=20, seed=0, changes={})
+    assert canaries.terms.l2_clip_norm == 1.0
+    data = synthetic_log(40, 40, seed=0)
+    simulation = build_simulation(scenario, data, tmp_path / "clients")
+    assert run_small(scenario, simulation.clients, tmp_path, data.catalogue) == ""
+    assert all(client.public.content.any() for client in simulation.clients.values())
