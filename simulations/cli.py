@@ -252,7 +252,11 @@ def bench_users(
     ),
     as_json: AsJson = False,
 ) -> None:
-    """Recall of the federation as the population of the built-in log grows, at several budgets, beside popularity."""
+    """Recall of the federation as the population of the built-in log grows, at several budgets, beside popularity.
+
+    A seed of the default takes about 20 minutes of CPU and 1.5 GB: half a minute a cell of 2,000 users, 70 seconds of 10,000, 330
+    seconds of 50,000.
+    """
     from rich.console import Console
 
     from server.console import RunProgress
