@@ -254,8 +254,7 @@ def bench_users(
 ) -> None:
     """Recall of the federation as the population of the built-in log grows, at several budgets, beside popularity.
 
-    A seed of the default takes about 20 minutes of CPU and 1.5 GB: half a minute a cell of 2,000 users, 70 seconds of 10,000, 330
-    seconds of 50,000.
+    A seed of the default takes 20 minutes of CPU and 1.5 GB: 22 seconds a cell of 2,000 users, 66 of 10,000, 330 of 50,000.
     """
     from rich.console import Console
 
