@@ -1,4 +1,4 @@
-"""The private local fit: encoder and blend weights on the frozen tower. Nothing of it is sent, not even a loss.
+"""The private local fit of the encoder on the frozen tower. Nothing of it is sent, not even a loss.
 
 It is DP-SGD over users (Abadi et al. 2016, Algorithm 1, the user as the example), so that recommendations made for one user of
 this client say little about another (joint DP); its event is charged to this client's ledger. Without
@@ -27,14 +27,14 @@ from privacy.user_gradients.clipped_sum import Method, WrappedEncoder, choose_me
 from privacy.user_gradients.engine import LossFn, set_encoder_gradient
 from privacy.user_gradients.guard import check_engine
 from recsys_models.batches import window
-from recsys_models.retrieval.blend import BlendedRecommender
+from recsys_models.encoders.base import UserEncoder
+from recsys_models.retrieval.blend import standardise
 
 _POSITIONS = 4  # earlier positions of a user's history that one step looks at, besides the newest
 _CHUNK = 64
 _TEMPERATURE = 3.0  # turns standardised scores into logits a softmax can tell apart
-# Noise may move the encoder's output by this share of an item vector's coordinate, and a blend weight by this much.
+# Noise may move the encoder's output by this share of an item vector's coordinate.
 _NOISE_IN_OUTPUT = 0.005
-_NOISE_IN_WEIGHT = 0.02
 _LARGEST_RATE = 0.5
 _GUARD_USERS = 8
 _GUARD_EVENTS = 6
@@ -57,9 +57,8 @@ class _Batch:
 class EncoderFit:
     """One client's fit.
 
-    A user's loss has two parts. The blend is judged on her newest item alone, which no released statistic has counted
-    (it is the validation item): on items that the transitions have counted, the transition channel would look better than
-    it is. The encoder is judged, besides, on earlier items.
+    A user's loss is the encoder's cross-entropy at her newest item and at a few earlier ones. The blend's weights are not
+    fitted: the federation has chosen them by a measurement over all clients' users (``recsys_models.retrieval.presets``).
 
     The engine is checked when this is made, on made-up users; the log is not read before the first step.
 
@@ -87,13 +86,15 @@ class EncoderFit:
     ) -> None:
         self._model = model
         self._read = histories
-        self._scorer = model.scorer(public)
+        self._tower_ND = torch.from_numpy(public.item_tower).to(model.device)
         self._settings = settings["fit"]
         self._dim: int = settings["dim"]
         self._max_length: int = settings["max_length"]
         self._users = users
         self._randomness = randomness
-        self._method: Method = choose_method(settings["per_user_gradients"], model.recommender, _CHUNK)
+        self._method: Method = choose_method(
+            settings["per_user_gradients"], model.recommender.encoder, _CHUNK
+        )
         self._guard()
 
     @cached_property
@@ -110,11 +111,8 @@ class EncoderFit:
         q, steps = terms.release.sampling_probability, terms.release.steps
         expected_users = max(q * self._users, 1.0)
         noise_walk = terms.total_sigma * terms.unit / expected_users * math.sqrt(steps)
-        optimizer = self._optimizer(
-            torch.optim.SGD,
-            encoder_rate=min(_LARGEST_RATE, _NOISE_IN_OUTPUT / (noise_walk * math.sqrt(self._dim))),
-            blend_rate=min(_LARGEST_RATE, _NOISE_IN_WEIGHT / noise_walk),
-        )
+        rate = min(_LARGEST_RATE, _NOISE_IN_OUTPUT / (noise_walk * math.sqrt(self._dim)))
+        optimizer = torch.optim.SGD(self._model.recommender.encoder.parameters(), lr=rate)
         for step in range(steps):
             users = np.flatnonzero(self._randomness.bernoulli(q, len(self._histories)))
             total = self.clipped_sum(module, users, terms)
@@ -124,27 +122,16 @@ class EncoderFit:
             optimizer.step()
         module.to_standard_module()
 
-    def _optimizer(
-        self, kind: type[torch.optim.Optimizer], *, encoder_rate: float, blend_rate: float
-    ) -> torch.optim.Optimizer:
-        """Four blend weights of order 1 bear larger steps than thousands of encoder weights near 0."""
-        recommender = self._model.recommender
-        groups = [
-            {"params": list(recommender.encoder.parameters()), "lr": encoder_rate},
-            {"params": list(recommender.mix.parameters()), "lr": blend_rate},
-        ]
-        return kind(groups, lr=encoder_rate)  # pyright: ignore[reportCallIssue]
-
     def wrapped(self) -> WrappedEncoder:
-        """Encoder and blend, ready for per-user gradients."""
-        return wrap_for(self._method, self._model.recommender)
+        """The encoder, ready for per-user gradients."""
+        return wrap_for(self._method, self._model.recommender.encoder)
 
     def _guard(self) -> None:
         """Compare the per-user engine with autograd on made-up users before it is used."""
         made_up = self._made_up()
         check_engine(
-            self._model.recommender,
-            self._scorer.public.tower_ND,
+            self._model.recommender.encoder,
+            self._tower_ND,
             made_up.ids_BL,
             lambda users: self._loss_of(made_up.select(users)),
             self._settings["l2_clip_norm"],
@@ -159,7 +146,7 @@ class EncoderFit:
         """
         random = np.random.default_rng(20)
         longest = max(2, min(self._max_length + 1, _GUARD_EVENTS))
-        n_items = len(self._scorer.public.popularity_N)
+        n_items = len(self._tower_ND)
         histories = [random.integers(0, n_items, 2 + k % (longest - 1)) for k in range(_GUARD_USERS)]
         return self._packed(histories, random.random((_GUARD_USERS, _POSITIONS)))
 
@@ -168,26 +155,21 @@ class EncoderFit:
     ) -> BoundedSum:
         """Clipped gradients of these users in grid steps, without noise; positions are drawn for each user in turn."""
         total = clipped_sum(module, 0, self._dim, l2_clip_norm=terms.l2_clip_norm, unit=terms.unit)
-        tower_ND = self._scorer.public.tower_ND
         for start in range(0, len(users), _CHUNK):
             batch = self._batch(users[start : start + _CHUNK])
-            total.add(tower_ND, batch.ids_BL, self._loss_of(batch))
+            total.add(self._tower_ND, batch.ids_BL, self._loss_of(batch))
         return total.total()
 
-    def _losses(
-        self, recommender: BlendedRecommender | Any, history_BLD: torch.Tensor, batch: _Batch
-    ) -> torch.Tensor:
-        """Each user's cross-entropy against the whole catalogue: blend on the newest item, encoder on earlier ones."""
-        newest_B1 = batch.positions_BP[:, :1]
-        fixed = self._scorer.fixed_channels(batch.ids_BL, batch.mask_BL, newest_B1)
-        tower_ND = self._scorer.public.tower_ND
-        blend_B1N, encoder_BPN = recommender(history_BLD, batch.mask_BL, tower_ND, fixed, batch.positions_BP)
-        blend_B1 = _cross_entropy(blend_B1N, batch.targets_BP[:, :1])
-        encoder_BP = _cross_entropy(encoder_BPN[:, 1:] * _TEMPERATURE, batch.targets_BP[:, 1:])
-        return blend_B1.mean(dim=1) + encoder_BP.mean(dim=1)
+    def _losses(self, encoder: UserEncoder | Any, history_BLD: torch.Tensor, batch: _Batch) -> torch.Tensor:
+        """Each user's mean cross-entropy against the whole catalogue, over her positions of the batch."""
+        users_BLD = encoder(history_BLD, batch.mask_BL)
+        at_BPD = batch.positions_BP.unsqueeze(-1).expand(-1, -1, users_BLD.shape[-1])
+        scores_BPN = standardise(users_BLD.gather(1, at_BPD) @ self._tower_ND.T)
+        log_BPN = torch.log_softmax(scores_BPN * _TEMPERATURE, dim=-1)
+        return -log_BPN.gather(2, batch.targets_BP.unsqueeze(-1)).squeeze(-1).mean(dim=1)
 
     def _loss_of(self, batch: _Batch) -> LossFn:
-        return lambda recommender, history_BLD: self._losses(recommender, history_BLD, batch)
+        return lambda encoder, history_BLD: self._losses(encoder, history_BLD, batch)
 
     def _batch(self, users: NDArray[np.int64]) -> _Batch:
         draws = self._randomness.uniform(len(users) * _POSITIONS).reshape(len(users), _POSITIONS)
@@ -209,7 +191,3 @@ class EncoderFit:
                 for array in (ids[:, :-1], mask[:, :-1], positions, targets)
             )
         )
-
-
-def _cross_entropy(scores_BPN: torch.Tensor, targets_BP: torch.Tensor) -> torch.Tensor:
-    return -torch.log_softmax(scores_BPN, dim=-1).gather(2, targets_BP.unsqueeze(-1)).squeeze(-1)

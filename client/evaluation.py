@@ -1,4 +1,4 @@
-"""Release 4: how well this client's recommender ranks what its users did next, as sums.
+"""Which blend of channels to begin with, and how well this client's recommender ranks what its users did next, as sums.
 
 One user adds to seven cells: [1, hit@10, hit@20, NDCG@10] of the recommender and [hit@10, hit@20, NDCG@10] of popularity, on
 the same user and the same target. With one relevant item recall@K is hit@K. Every entry lies in [0, 1], so a user's norm
@@ -7,9 +7,11 @@ is at most sqrt(7).
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from client.behaviour_log import BehaviourLog, Stage
@@ -19,6 +21,7 @@ from privacy.bounded import UserContributions
 from recsys_models.metrics.ranking import target_ranks
 from recsys_models.metrics.sums import user_metric_rows
 from recsys_models.release_shapes import RANKERS
+from recsys_models.retrieval.presets import PRESETS, comparison_rows
 
 _BATCH = 128
 
@@ -39,16 +42,43 @@ def metric_contributions(ranks: Ranks) -> UserContributions:
 
 def rank_targets(model: ClientModel, log: BehaviourLog, public: PublicState, stage: Stage) -> Ranks:
     """Rank every evaluated user's target over the full catalogue, items already seen removed."""
-    targets = log.targets(stage)
-    users = np.flatnonzero(targets >= 0)
-    histories = log.seen(stage)
     scorer = model.scorer(public)
     nothing = np.zeros(0, dtype=np.int64)
     by_model, by_popularity = [nothing], [nothing]
+    for targets, seen in _batches(log, stage):
+        popularity = np.broadcast_to(public.popularity, (len(targets), len(public.popularity)))
+        by_model.append(target_ranks(model.scores(seen, scorer).numpy(), targets, seen))
+        by_popularity.append(target_ranks(popularity, targets, seen))
+    return Ranks(np.concatenate(by_model), np.concatenate(by_popularity))
+
+
+def preset_ranks(
+    model: ClientModel, log: BehaviourLog, public: PublicState, stage: Stage
+) -> dict[str, NDArray[np.int64]]:
+    """The same ranks under each preset of the blend, whatever the model's own weights."""
+    scorer = model.scorer(public)
+    ranks = {name: [np.zeros(0, dtype=np.int64)] for name in PRESETS}
+    for targets, seen in _batches(log, stage):
+        channels_BNC = model.channels(seen, scorer)
+        # As in ClientModel.scores: whose channels overflow has scores of 0.
+        is_usable_B11 = channels_BNC.flatten(1).isfinite().all(dim=1)[:, None, None]
+        channels_BNC = channels_BNC.where(is_usable_B11, 0.0)
+        for name, weights in PRESETS.items():
+            scores_BN = channels_BNC @ torch.tensor(weights)
+            ranks[name].append(target_ranks(scores_BN.numpy(), targets, seen))
+    return {name: np.concatenate(parts) for name, parts in ranks.items()}
+
+
+def comparison_contributions(ranks: Mapping[str, NDArray[np.int64]]) -> UserContributions:
+    """One row per evaluated user, in the layout of ``recsys_models.retrieval.presets``."""
+    rows = comparison_rows(ranks)
+    return UserContributions(rows.indices, rows.values, rows.offsets, rows.length)
+
+
+def _batches(log: BehaviourLog, stage: Stage) -> Iterator[tuple[NDArray[np.int64], list[NDArray[np.int64]]]]:
+    """Targets and histories of the evaluated users, some at a time."""
+    targets, histories = log.targets(stage), log.seen(stage)
+    users = np.flatnonzero(targets >= 0)
     for start in range(0, len(users), _BATCH):
         batch = users[start : start + _BATCH]
-        seen = [histories[u] for u in batch]
-        popularity = np.broadcast_to(public.popularity, (len(batch), len(public.popularity)))
-        by_model.append(target_ranks(model.scores(seen, scorer).numpy(), targets[batch], seen))
-        by_popularity.append(target_ranks(popularity, targets[batch], seen))
-    return Ranks(np.concatenate(by_model), np.concatenate(by_popularity))
+        yield targets[batch], [histories[u] for u in batch]

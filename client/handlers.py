@@ -19,7 +19,7 @@ from client.behaviour_log import BehaviourLog, Stage
 from client.calibration_fit import calibrate
 from client.detail_evaluation import detail_contributions, user_detail
 from client.encoder_fit import EncoderFit
-from client.evaluation import metric_contributions, rank_targets
+from client.evaluation import comparison_contributions, metric_contributions, preset_ranks, rank_targets
 from client.gradients import GradientTrainer
 from client.model import ClientModel
 from client.ordinary_fit import OrdinaryFit
@@ -51,6 +51,7 @@ from privacy.secagg.labels import RoundHeader
 from privacy.wire import federation as wire
 from privacy.wire.federation import (
     Answer,
+    Arrays,
     Enrolment,
     OpenRound,
     Task,
@@ -59,10 +60,11 @@ from privacy.wire.federation import (
     round_to_two_digits,
 )
 from recsys_models.release_shapes import detail_layout
+from recsys_models.retrieval.presets import PRESETS
 
 _LOG = logging.getLogger("fedtower.client")
 
-_STAGED = ("metrics", "metrics-detail")
+_STAGED = ("comparison", "metrics", "metrics-detail")
 
 _REASONS: tuple[tuple[type[Exception], str], ...] = (
     (BudgetExceeded, "budget-exceeded"),
@@ -194,10 +196,14 @@ class ClientHandlers:
 
     def _fresh_model(self) -> ClientModel:
         """An untrained model; its start holds no data, so it may follow from public bytes and be repeatable."""
-        return self._untrained(self.plan)
+        model = self._untrained(self.plan)
+        if self.public.blend is not None:
+            model.begin_with(self.public.blend)
+        return model
 
     def _untrained(self, plan: FederationPlan) -> ClientModel:
         model = ClientModel(plan.settings, plan.session.encode(), self._device)
+        model.begin_with(PRESETS[plan.settings["blend"]])
         model.draw_dropout_from(self._randomness)
         return model
 
@@ -235,7 +241,7 @@ class ClientHandlers:
         release = self.plan.release(request.task.name)
         if self._fitted_without_noise and self.plan.fit_ends_measuring:
             raise PolicyRefusal("encoder-not-private", f"{release.name} after a fit without noise")
-        self.public.update(request.task.arrays)
+        self._accept(request.task.arrays)
         terms = self._terms(release)
         schema = terms.schema(len(self.plan.cohort))
         # All that may be refused, and for public reasons only, comes before the ledger is charged and data is read.
@@ -321,6 +327,8 @@ class ClientHandlers:
                 self.log, self.public, dict(self.plan.settings), self.plan.private
             )
         stage: Stage = task.parameters["stage"]
+        if release.kind == "comparison":
+            return comparison_contributions(preset_ranks(self.model, self.log, self.public, stage))
         if release.kind == "metrics-detail":
             detail = user_detail(
                 self.model,
@@ -359,12 +367,18 @@ class ClientHandlers:
 
     # -- what comes back --------------------------------------------------------------------------------------
 
+    def _accept(self, arrays: Arrays) -> None:
+        """Take in what was published; a blend to begin with replaces the one the model has."""
+        self.public.update(arrays)
+        if self.public.blend is not None and "blend" in arrays:
+            self.model.begin_with(self.public.blend)
+
     def _publish(self, payload: bytes) -> bytes:
         task = Task.decode(payload)
-        self.public.update(task.arrays)
         if task.parameters.get("reset_encoder", False):
             self._close_trainer()
             self.model = self._fresh_model()
+        self._accept(task.arrays)
         if task.parameters.get("final", False):
             self.model.save(self._state_dir / "encoder.safetensors")
         return b""
@@ -372,7 +386,7 @@ class ClientHandlers:
     def _fit(self, payload: bytes) -> bytes:
         task = Task.decode(payload)
         self._close_trainer()
-        self.public.update(task.arrays)
+        self._accept(task.arrays)
         if self.plan.private and self.plan.protect_within_client:
             release = self.plan.release(task.name)
             if release.kind != "fit":

@@ -91,6 +91,12 @@ class ClientModel:
         generator.manual_seed(int.from_bytes(randomness.random_bytes(8), "little") >> 1)
         own_dropout(self.recommender, generator)
 
+    def begin_with(self, weights: Sequence[float] | NDArray[np.floating]) -> None:
+        """Set the blend's weights, before they are fitted."""
+        mix = self.recommender.mix
+        with torch.no_grad():
+            mix.weight.copy_(torch.tensor([[float(weight) for weight in weights]]))
+
     def scorer(self, public: PublicState) -> ChannelScores:
         """The channels without parameters: what was published, and this client's own transitions if it counted any."""
         return ChannelScores(public.channels(self.device), own=self.own_transitions)

@@ -18,6 +18,7 @@ from recsys_models.encoders.registry import ENCODERS, ENCODERS_WITH_HEADS
 from recsys_models.metrics.detail import MAX_GROUPS
 from recsys_models.negatives import FULL_SOFTMAX_ITEMS
 from recsys_models.release_shapes import TrainedTower
+from recsys_models.retrieval.presets import PRESETS
 
 _Share = Annotated[float, Field(ge=0.0, le=1.0)]
 _Probability = Annotated[float, Field(gt=0.0, le=1.0)]
@@ -80,6 +81,7 @@ class PlanSettings(_Settings):
     orders: Annotated[int, Field(ge=1, le=10)]
     decay: _Probability
     users: _Count
+    blend: str
     per_user_gradients: Literal["auto", "hooks", "ghost"]
     gradients: _Gradients
     fit: _Fit
@@ -90,6 +92,13 @@ class PlanSettings(_Settings):
     def _is_known(cls, name: str) -> str:
         if name not in ENCODERS:
             raise ValueError(f"unknown; this client has {', '.join(ENCODERS)}")
+        return name
+
+    @field_validator("blend")
+    @classmethod
+    def _is_preset(cls, name: str) -> str:
+        if name not in PRESETS:
+            raise ValueError(f"unknown; this client has {', '.join(PRESETS)}")
         return name
 
     @model_validator(mode="after")

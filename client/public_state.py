@@ -103,6 +103,11 @@ class PublicState:
             raise ProtocolError("a map of content was to be trained before any content was published")
         return self._arrays["content"]
 
+    @property
+    def blend(self) -> NDArray[np.float32] | None:
+        """Weights of the channels to begin with; None before any were published."""
+        return self._arrays.get("blend")
+
     def channels(self, device: torch.device | None = None) -> PublicChannels:
         """Everything a recommender scores with, on ``device``; the transitions as they were read when they arrived."""
         content = self._arrays.get("content")

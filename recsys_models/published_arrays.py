@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from recsys_models.errors import DataError
 from recsys_models.item_towers.subspace import is_orthonormal
+from recsys_models.retrieval.blend import CHANNELS
 from recsys_models.retrieval.transitions import TRANSITION_ARRAYS
 
 PUBLISHED_ARRAYS: dict[str, tuple[str, int]] = {
@@ -21,10 +22,12 @@ PUBLISHED_ARRAYS: dict[str, tuple[str, int]] = {
     **TRANSITION_ARRAYS,
     "basis": ("float32", 2),
     "content": ("float32", 2),
+    "blend": ("float32", 1),
 }
 """Type and number of axes of each array, by its name; there are no others."""
 
 _ROW_AN_ITEM = ("popularity", "item_tower", "basis", "content")
+_LARGEST_WEIGHT = 100.0
 
 
 def check_published_array(
@@ -55,9 +58,18 @@ def check_published_array(
             raise DataError(f"{name!r} has shape {array.shape}, expected {(n_items, *columns)}")
     if name == "head":
         _check_head(array, n_items)
+    if name == "blend":
+        _check_blend(array)
     # Every contribution is clipped whatever the basis; but one that stretches would clip some users and not others.
     if name == "basis" and not is_orthonormal(array):
         raise DataError("'basis' has columns that are not orthonormal")
+
+
+def _check_blend(weights: NDArray[np.float32]) -> None:
+    if weights.shape != (len(CHANNELS),):
+        raise DataError(f"'blend' has shape {weights.shape}, expected {(len(CHANNELS),)}")
+    if weights.min() < 0.0 or weights.max() > _LARGEST_WEIGHT:
+        raise DataError(f"'blend' has weights below 0 or above {_LARGEST_WEIGHT:g}")
 
 
 def _check_head(head: NDArray[np.int64], n_items: int) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from recsys_models.errors import DataError
 from recsys_models.metrics.detail import DetailLayout
 from recsys_models.metrics.sums import METRIC_UNIT, metric_names
+from recsys_models.retrieval.presets import comparison_length, comparison_norm
 from recsys_models.statistics import StatisticsLayout
 
 RANKERS = ("model", "popularity")
@@ -54,7 +55,8 @@ def release_shape(
     """The shape of a release.
 
     Args:
-        kind: "popularity", "statistics", "statistics-subspace", "gradients", "fit", "metrics" or "metrics-detail".
+        kind: "popularity", "statistics", "statistics-subspace", "comparison", "gradients", "fit", "metrics"
+            or "metrics-detail".
         n_items: size of the catalogue.
         head: number of head items, once they are known.
         settings: the plan's settings.
@@ -75,6 +77,8 @@ def release_shape(
         return gradients_shape(head, settings["dim"], settings["gradients"])
     if kind == "fit":
         return ReleaseShape(1, settings["fit"]["l2_clip_norm"])
+    if kind == "comparison":
+        return comparison_shape(private)
     if kind == "metrics":
         return metrics_shape(private)
     if kind == "metrics-detail":
@@ -82,7 +86,7 @@ def release_shape(
         return ReleaseShape(detail.length, detail.l2_bound, detail.unit)
     raise DataError(
         f"release kind {kind!r} is unknown; use popularity, statistics, statistics-subspace, "
-        "gradients, fit, metrics or metrics-detail"
+        "comparison, gradients, fit, metrics or metrics-detail"
     )
 
 
@@ -119,6 +123,12 @@ def content_width(n_items: int) -> int:
 def trained_rows(item_tower: TrainedTower, head: int) -> int:
     """How many of the head items have a row of their own to be trained: none where content alone speaks for them."""
     return 0 if item_tower == "content" else head
+
+
+def comparison_shape(private: bool) -> ReleaseShape:
+    """Votes for presets; every row is of the same norm, which is rounded up to the grid."""
+    unit = _NOISY_METRIC_UNIT if private else METRIC_UNIT
+    return ReleaseShape(comparison_length(), math.ceil(comparison_norm() / unit) * unit, unit)
 
 
 def metrics_shape(private: bool) -> ReleaseShape:

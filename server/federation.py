@@ -27,6 +27,7 @@ from privacy.wire.federation import Arrays, Enrolment, Task, public_state_sha256
 from recsys_models.item_towers.cold_start import fill_from_content
 from recsys_models.item_towers.subspace import next_basis, start_basis, tower_from_product
 from recsys_models.release_shapes import detail_layout, release_shape
+from recsys_models.retrieval.presets import PRESETS
 from server.detail import detail_from_sums
 from server.item_tower import (
     SCORE_NORM,
@@ -36,7 +37,7 @@ from server.item_tower import (
     statistics_arrays,
 )
 from server.plan import make_plan
-from server.quality import Quality, quality_from_sums
+from server.quality import Quality, quality_from_comparison, quality_from_sums
 from server.scenario import Scenario
 from server.secure_round import Exchange, SecureRounds, SecureSum, encode_each
 from server.tower_start import TowerStart
@@ -176,7 +177,7 @@ class Federation:
                     self.release_statistics()
                 if "statistics-subspace" in names:
                     self.release_subspace()
-                self.release_metrics("metrics-statistics", stage="validation")
+                self.release_comparison("metrics-statistics")
         if "gradients" in names:
             with self._phase("gradients"):
                 self.release_gradients()
@@ -351,9 +352,9 @@ class Federation:
             self.outcome.clip_norms = clip.path
             tower.step(optimizer, gradient / expected_users)
             self._update({"item_tower": tower.vectors})
-        self.release_metrics("metrics-gradients", stage="validation")
+        self.release_comparison("metrics-gradients")
         if not self._gradients_paid():
-            self._update({name: before[name] for name in ("item_tower",) if name in before})
+            self._update({name: before[name] for name in ("item_tower", "blend") if name in before})
             self.publish(reset_encoder=True)
             return
         self.outcome.chosen = "gradients"
@@ -405,8 +406,18 @@ class Federation:
             self.ledger.commit(reservation)
         self._watcher.round(1, 1, len(answers), len(self.plan.cohort), self._epsilon())
 
+    def release_comparison(self, name: str) -> None:
+        """Recall of every preset of the blend on validation items; all clients begin with the one that is chosen."""
+        terms = self._terms(name)
+        secure_sum = self._charged(terms, step=0, kind=wire.EVALUATE, parameters={"stage": "validation"})
+        quality = quality_from_comparison(secure_sum, terms, self.plan.settings["blend"])
+        self.outcome.qualities[name] = quality
+        self._update({"blend": np.array(PRESETS[quality.chosen], dtype=np.float32)})
+        self.publish()
+        self._after_release(name)
+
     def release_metrics(self, name: str, *, stage: str) -> None:
-        """Release 4 (and twice before, for choosing): recall and NDCG as secure noisy sums."""
+        """Release 4: recall and NDCG as secure noisy sums."""
         terms = self._terms(name)
         secure_sum = self._charged(terms, step=0, kind=wire.EVALUATE, parameters={"stage": stage})
         quality = quality_from_sums(secure_sum, terms)

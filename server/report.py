@@ -31,6 +31,7 @@ KEY_ORDER = (
     "seconds",
     "scenario",
     "series",
+    "blend",
     "lists",
     "cleaning",
     "dropouts",

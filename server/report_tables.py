@@ -105,6 +105,25 @@ def quality(report: Report) -> Table | None:
     return Table("Quality", header, rows, "Full-catalogue ranking; all columns on the same users.")
 
 
+def blends(report: Report) -> Table | None:
+    """What each comparison of blend presets released, and which was chosen."""
+    rows = [
+        (preset, str(compared["release"]), number(recall.get("value")), interval(recall), mark)
+        for compared in report.get("blend") or []
+        for preset, recall in compared["recall@10"].items()
+        for mark in ["chosen" if preset == compared["chosen"] else ""]
+    ]
+    if not rows:
+        return None
+    note = (
+        "Recall@10 on validation items under each set of weights. Another than the plan's first is chosen where it leads "
+        "by more than 1.5 standard deviations of the noise."
+    )
+    return Table(
+        "Blend", ("preset", "release", "Recall@10", "95 % interval", ""), rows, note, frozenset({0, 1, 4})
+    )
+
+
 def groups(report: Report) -> Table | None:
     """The detailed metrics of each activity group and of all; a group that may not be shown has its reason instead."""
     detail: Report = report.get("detail") or {}
@@ -301,6 +320,7 @@ def all_tables(report: Report) -> list[Table]:
         quality,
         groups,
         exposure,
+        blends,
         budget,
         started_from,
         clip_norms,

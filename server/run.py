@@ -173,6 +173,17 @@ def make_report(federation: Federation, *, seconds: float) -> Report:
         "chosen": outcome.chosen,
         "version": _version(),
     }
+    compared = {name: quality for name, quality in outcome.qualities.items() if quality.compared}
+    if compared:
+        report["blend"] = [
+            {
+                "release": name,
+                "chosen": quality.chosen,
+                "began_with": federation.plan.settings["blend"],
+                "recall@10": _estimates(quality.compared, quality.users),
+            }
+            for name, quality in compared.items()
+        ]
     if outcome.clip_norms:
         report["clip_norms"] = outcome.clip_norms
     final = outcome.qualities.get("metrics-final")

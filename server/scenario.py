@@ -112,7 +112,7 @@ class GradientsSection(_Section):
     """
 
     rounds: Annotated[int, Field(ge=1, le=10_000)] | None = None
-    min_users: Annotated[int, Field(ge=0)] = 1500
+    min_users: Annotated[int, Field(ge=0)] = 100_000
     sampling_probability: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
     l2_clip_norm: Annotated[float, Field(gt=0.0)] = 1.0
     adaptive_clip: bool = False
@@ -242,14 +242,16 @@ class SharesSection(_Section):
     """How mu^2 is divided among the releases (``privacy.accounting.schedule``); they need not add up to 1.
 
     Attributes:
+        popularity: default 0.08, and more where few users share a small budget (``server.plan.popularity_share``): head
+            items that are not popular cost every later release.
         metrics_detail: counts only where the detailed metrics are released.
     """
 
-    popularity: Share = 0.08
+    popularity: Share | None = None
     statistics: Share = 0.70
     gradients: Share = 0.07
     fit: Share = 0.05
-    metrics: Share = 0.10
+    metrics: Share = 0.12
     metrics_detail: Share = 0.045
 
 

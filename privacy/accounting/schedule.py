@@ -24,8 +24,8 @@ class ScheduledRelease:
 
     Attributes:
         name: unique in the schedule ("popularity", "metrics-final").
-        kind: what a client has to compute ("popularity", "statistics", "statistics-subspace", "gradients",
-            "metrics", "metrics-detail", "fit").
+        kind: what a client has to compute ("popularity", "statistics", "statistics-subspace",
+            "comparison", "gradients", "metrics", "metrics-detail", "fit").
         share: of mu^2, non-negative; the shares of a schedule need not add up to 1.
         steps: number of rounds, each with fresh noise.
         local_steps: noisy steps that a client takes in a round before it uploads, 1..1000; every one is charged.

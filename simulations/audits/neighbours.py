@@ -16,7 +16,12 @@ from numpy.typing import NDArray
 
 from client.detail_evaluation import detail_contributions, user_detail
 from client.encoder_fit import EncoderFit
-from client.evaluation import metric_contributions, rank_targets
+from client.evaluation import (
+    comparison_contributions,
+    metric_contributions,
+    preset_ranks,
+    rank_targets,
+)
 from client.gradients import GradientTrainer
 from client.statistics import popularity_contributions, statistics_contributions, subspace_sum
 from privacy.bounded import BoundedSum, UserContributions
@@ -44,8 +49,8 @@ class PlainGradient:
 
 
 def counted_effect(engine: Engine, terms: ReleaseTerms) -> Effect:
-    """One user's effect on popularity, statistics or metrics, noise included on both sides."""
-    name, kind = terms.release.name, terms.release.kind
+    """One user's effect on popularity, statistics, the comparison or metrics, noise included on both sides."""
+    kind = terms.release.kind
     model = engine.model()
 
     def released(histories: list[History]) -> Integers:
@@ -57,14 +62,15 @@ def counted_effect(engine: Engine, terms: ReleaseTerms) -> Effect:
             contributions = popularity_contributions(log, engine.n_items)
         elif kind == "statistics":
             contributions = statistics_contributions(log, engine.public, engine.settings, engine.plan.private)
+        elif kind == "comparison":
+            contributions = comparison_contributions(preset_ranks(model, log, engine.public, "validation"))
         elif kind == "metrics-detail":
             diversity = engine.settings["evaluation"]["diversity"]
             detail = user_detail(model, log, engine.public, "test", diversity=diversity)
             layout = detail_layout(engine.n_items, engine.plan.settings, engine.plan.private)
             contributions = detail_contributions(detail, layout)
         else:
-            stage = "test" if name == "metrics-final" else "validation"
-            contributions = metric_contributions(rank_targets(model, log, engine.public, stage))
+            contributions = metric_contributions(rank_targets(model, log, engine.public, "test"))
         return terms.protect(contributions, SeededRandomness(engine.seed))
 
     without = released(engine.histories)

@@ -30,7 +30,7 @@ ROUNDING = 1e-3
 """Allowance, relative to the bound, for releases that start from 32-bit gradients: a batch of another width rounds the
 last bits of everybody's gradient differently. The runtime guard has the same one. Counted releases have none."""
 
-_COUNTED = ("popularity", "statistics", "statistics-subspace", "metrics", "metrics-detail")
+_COUNTED = ("popularity", "statistics", "statistics-subspace", "comparison", "metrics", "metrics-detail")
 
 
 def run(

@@ -4,11 +4,17 @@ import numpy as np
 import pytest
 
 from client.behaviour_log import BehaviourLog
-from client.evaluation import metric_contributions, rank_targets
+from client.evaluation import (
+    comparison_contributions,
+    metric_contributions,
+    preset_ranks,
+    rank_targets,
+)
 from client.model import ClientModel
 from client.public_state import PublicState
 from client.statistics import popularity_contributions, statistics_contributions
 from recsys_models.retrieval.blend import ChannelScores
+from recsys_models.retrieval.presets import POPULARITY, PRESETS, comparison_norm
 from recsys_models.retrieval.transitions import SmoothTransitions, TransitionReadings, from_head
 from tests.tiny_federation import dataset_of
 
@@ -97,3 +103,24 @@ def test_transitions_are_counts_only_where_nothing_is_private() -> None:
         for private in (True, False)
     ]
     assert norms == [pytest.approx(1.0), pytest.approx(np.hypot(3.0, 2.0))]
+
+
+def test_every_preset_is_ranked_as_a_model_with_its_weights_would() -> None:
+    model = ClientModel(SETTINGS, b"s")
+    ranks = preset_ranks(model, LOG, PUBLIC, "validation")
+    assert list(ranks) == list(PRESETS)
+    for name, weights in PRESETS.items():
+        model.begin_with(weights)
+        of_model = rank_targets(model, LOG, PUBLIC, "validation")
+        assert np.array_equal(ranks[name], of_model.model)
+    assert np.array_equal(ranks[POPULARITY], of_model.popularity)
+    assert len({part.tobytes() for part in ranks.values()}) > 3  # they differ, so the equality says something
+
+
+def test_every_vote_has_the_norm_that_is_charged() -> None:
+    model = ClientModel(SETTINGS, b"s")
+    rows = comparison_contributions(preset_ranks(model, LOG, PUBLIC, "validation"))
+    norms = np.sqrt(np.add.reduceat(rows.values**2, rows.offsets[:-1]))
+    assert norms == pytest.approx(np.full(len(norms), comparison_norm()))
+    nobody = BehaviourLog(dataset_of([[1], [2, 3]], N).sequences)
+    assert len(comparison_contributions(preset_ranks(model, nobody, PUBLIC, "validation")).values) == 0

@@ -579,7 +579,7 @@ def test_a_stage_that_does_not_exist_is_not_charged(tmp_path: Path, monkeypatch:
     charged = Federation._charged
 
     def asking(self: Federation, terms: Any, **options: Any) -> Any:
-        if terms.release.kind == "metrics":
+        if terms.release.kind == "comparison":
             options["parameters"] = {"stage": "training"}
         return charged(self, terms, **options)
 

@@ -8,6 +8,7 @@ import pytest
 from client.public_state import PublicState
 from privacy.errors import ProtocolError
 from recsys_models.published_arrays import PUBLISHED_ARRAYS
+from recsys_models.retrieval.blend import CHANNELS
 from recsys_models.retrieval.transitions import (
     TRANSITION_ARRAYS,
     SmoothTransitions,
@@ -33,6 +34,7 @@ def good() -> dict[str, np.ndarray]:
         "head": HEAD,
         "item_tower": np.ones((N, DIM), dtype=np.float32),
         "content": np.eye(N, 4, dtype=np.float32),
+        "blend": np.arange(len(CHANNELS), dtype=np.float32),
         **transitions(),
     }
 
@@ -114,6 +116,10 @@ def changed(name: str, array: np.ndarray) -> dict[str, np.ndarray]:
         (changed("head", np.array([0, N])), "outside the catalogue of 7 items"),
         (changed("head", np.array([-1, 2])), "outside the catalogue"),
         (changed("head", np.array([], dtype=np.int64)), "outside the catalogue"),
+        (changed("blend", np.ones(2, dtype=np.float32)), r"shape \(2,\)"),
+        (changed("blend", np.full(len(CHANNELS), -0.1, dtype=np.float32)), "weights below 0"),
+        (changed("blend", np.full(len(CHANNELS), 101.0, dtype=np.float32)), "or above 100"),
+        (changed("blend", np.full(len(CHANNELS), np.nan, dtype=np.float32)), "not finite"),
         (changed("head", np.array([2, 2])), "repeat"),
         (changed("transition_items", np.array([4, 1, 6, N])), "outside the catalogue of 7 items"),
         (changed("transition_items", np.array([4, 1, 6])), "must go from 0 to its 3 entries"),

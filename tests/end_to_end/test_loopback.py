@@ -15,7 +15,7 @@ import typer
 
 import client.gradients
 import fedtower
-from client.evaluation import metric_contributions
+from client.evaluation import metric_contributions, preset_ranks
 from client.model import ClientModel
 from privacy.accounting.accountant import epsilon
 from privacy.accounting.ledger import Ledger
@@ -26,6 +26,7 @@ from privacy.wire import federation as wire
 from recsys_models.batches import NextItemBatch, next_item_batch
 from recsys_models.metrics.ranking import mean_metrics
 from recsys_models.metrics.sums import user_metric_rows
+from recsys_models.retrieval.presets import PRESETS, comparison_rows
 from server.federation import Unwatched
 from server.item_tower import random_tower
 from server.scenario import Scenario, override
@@ -44,13 +45,16 @@ METRICS = {"recall@10": "hit@10", "recall@20": "hit@20", "ndcg@10": "ndcg@10"}
 def test_secure_recall_equals_plain_recall_of_the_same_predictions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = small_federation(
-        tmp_path, monkeypatch, {"privacy.mode": "off", "fit.steps": 2, "recipe": "hybrid"}
-    )
+    changes = {"privacy.mode": "off", "fit.steps": 2, "recipe": "hybrid", "gradients.min_users": 0}
+    small = small_federation(tmp_path, monkeypatch, changes)
     plain: dict[str, Any] = {}
+    votes: dict[str, Any] = {}
 
     def look(name: str) -> None:
-        plain[name] = pooled_ranks(small.simulation, "test" if name == "metrics-final" else "validation")
+        stage = "test" if name == "metrics-final" else "validation"
+        plain[name] = pooled_ranks(small.simulation, stage)
+        by_client = [preset_ranks(c.model, c.log, c.public, stage) for c in small.simulation.clients.values()]
+        votes[name] = {preset: np.concatenate([part[preset] for part in by_client]) for preset in PRESETS}
 
     monkeypatch.setattr(small.federation, "_after_release", look)
     qualities = small.federation.run().qualities
@@ -62,14 +66,21 @@ def test_secure_recall_equals_plain_recall_of_the_same_predictions(
             (quality.popularity, plain[name].popularity),
         ):
             central = mean_metrics(ranks)
-            assert found["recall@10"].value == central["hit@10"]
-            assert found["recall@20"].value == central["hit@20"]
-            assert found["ndcg@10"].value == pytest.approx(central["ndcg@10"], abs=1e-6)
-        rows = user_metric_rows({"model": plain[name].model, "popularity": plain[name].popularity})
+            for metric, estimate in found.items():
+                assert estimate.value == pytest.approx(
+                    central[METRICS[metric]], abs=1e-6 if "ndcg" in metric else 0
+                )
+        assert set(quality.model) == (set(METRICS) if name == "metrics-final" else {"recall@10"})
+        ranks = {"model": plain[name].model, "popularity": plain[name].popularity}
+        rows = user_metric_rows(ranks) if name == "metrics-final" else comparison_rows(votes[name])
         dense = np.bincount(rows.indices, weights=rows.values, minlength=rows.length)
         terms = small.federation._terms(name)
         assert np.array_equal(small.sums[f"{name}/0"].values * terms.unit, dense)
-        assert 0 < central["hit@10"] < 1  # a figure that could be wrong
+        assert 0 < mean_metrics(plain[name].model)["hit@10"] < 1  # a figure that could be wrong
+    for name in ("metrics-statistics", "metrics-gradients"):
+        found = {preset: estimate.value for preset, estimate in qualities[name].compared.items()}
+        assert found == {preset: mean_metrics(ranks)["hit@10"] for preset, ranks in votes[name].items()}
+        assert found[qualities[name].chosen] == max(found.values())
 
 
 def test_under_noise_the_sums_before_it_are_the_plain_ones(

@@ -10,7 +10,7 @@ from privacy.errors import InputError
 from recsys_models.metrics.detail import LIST_LENGTH, DetailLayout
 from recsys_models.metrics.detail_reading import CalibrationSums, DetailSums, GroupSums, read_detail
 from server.detail import detail_facts, suppressed_groups
-from server.plan import _releases, detail_from_users, make_plan
+from server.plan import _releases, detail_from_users, make_plan, popularity_share
 from server.report import render_markdown, report_json
 from server.report_html import render_html
 from server.report_tables import all_tables, exposure, groups
@@ -172,7 +172,7 @@ def test_the_share_counts_only_where_the_detail_is_on() -> None:
         assert share["metrics-final"] is not None
     ratio = on.release("popularity").noise_multiplier / off.release("popularity").noise_multiplier
     shares = Scenario().shares
-    total = shares.popularity + shares.statistics + shares.metrics * 0.85
+    total = popularity_share(Scenario(), 10_000) + shares.statistics + shares.metrics * 0.85
     assert ratio == pytest.approx(((total + shares.metrics_detail) / total) ** 0.5, rel=1e-3)
 
 

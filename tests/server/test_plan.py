@@ -9,7 +9,7 @@ from privacy.accounting.accountant import epsilon
 from privacy.accounting.plan import FederationPlan
 from privacy.errors import InputError, PolicyRefusal
 from privacy.wire.federation import most_behind, round_to_two_digits
-from server.plan import fit_steps, gradient_rounds, head_items, make_plan
+from server.plan import fit_steps, gradient_rounds, head_items, make_plan, popularity_share
 from server.scenario import Scenario, override
 from tests.tiny_federation import small_scenario
 
@@ -52,7 +52,7 @@ def names(plan: FederationPlan) -> list[str]:
             ],
         ),
         (
-            {"recipe": "hybrid", "privacy.mode": "off", "fit.steps": 9},
+            {"recipe": "hybrid", "privacy.mode": "off", "fit.steps": 9, "gradients.min_users": 300},
             60,
             [
                 "popularity",
@@ -89,8 +89,23 @@ def test_a_plan_spends_its_budget() -> None:
 
 
 def test_only_kinds_that_draw_users_are_sampled() -> None:
-    plan = planned({"recipe": "hybrid", "fit.steps": 1, "gradients.rounds": 1})
+    plan = planned({"recipe": "hybrid", "fit.steps": 1, "gradients.rounds": 1, "gradients.min_users": 0})
     assert {r.name for r in plan.releases if r.sampling_probability < 1.0} == {"gradients", "fit"}
+
+
+def test_popularity_has_a_larger_share_of_little_budget() -> None:
+    few = [popularity_share(override(Scenario(), {"privacy.epsilon": e}), 943) for e in (0.1, 1.0, 4.0, 8.0)]
+    assert few == sorted(few, reverse=True)
+    assert few[0] == 0.4
+    assert few[-1] == 0.08
+    assert 0.3 < few[1] < 0.4
+    assert popularity_share(override(Scenario(), {"privacy.mode": "off"}), 5) == 0.08
+    assert popularity_share(override(Scenario(), {"shares.popularity": 0.01}), 5) == 0.01
+
+
+def test_the_blend_to_begin_with_follows_from_public_facts() -> None:
+    assert planned({"privacy.epsilon": 1.0}).settings["blend"] == "popular items"
+    assert planned({"privacy.mode": "off"}).settings["blend"] == "transitions"
 
 
 def test_without_privacy_there_is_no_noise_no_sampling_and_no_small_clip_norm() -> None:
