@@ -73,3 +73,30 @@ def test_another_logs_table_is_not_gone_on_with(tmp_path: Path, monkeypatch: pyt
         run([60], [1.0], watcher=Unwatched(), out=out, seed=1)
     with pytest.raises(InputError, match="unknown recipe 'magic'"):
         run([60], [1.0], watcher=Unwatched(), recipes=["magic"])
+
+
+def test_a_hybrid_run_without_gradient_rounds_is_not_made_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, str]] = []
+
+    def cell(users: int, recipe: str, epsilon: float | None, _seed: int, _watcher: Any) -> dict[str, Any]:
+        asked.append((users, recipe))
+        code = bench_budget.code_version()["sha256"][:12]
+        row = {"users": users, "recipe": recipe, "epsilon": epsilon, "code": code}
+        return {**row, "recall@10": 0.01 * len(asked), "popularity": 0.05}
+
+    monkeypatch.setattr(bench_budget, "_cell", cell)
+    rows = run([60, 200_000], [1.0], watcher=Unwatched())["rows"]
+    assert asked.count((60, "statistics")) == 2
+    assert (60, "hybrid") not in asked
+    assert asked.count((200_000, "hybrid")) == 2  # has gradient rounds of its own
+    found = {(row["users"], row["recipe"], row["epsilon"]): row["recall@10"] for row in rows}
+    assert found[60, "hybrid", 1.0] == found[60, "statistics", 1.0]
+    # What other code measured is no copy of what this code would do.
+    older = tmp_path / "table.json"
+    run([60], [1.0], watcher=Unwatched(), recipes=["statistics"], out=older)
+    older.write_text(older.read_text().replace(bench_budget.code_version()["sha256"][:12], "0" * 12))
+    asked.clear()
+    run([60], [1.0], watcher=Unwatched(), recipes=["hybrid"], out=older)
+    assert asked == [(60, "hybrid")] * 2
