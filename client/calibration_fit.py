@@ -1,7 +1,7 @@
-"""The local fit of the temperature that turns scores into probabilities. Nothing of it is sent.
+"""The local fit of what turns scores into probabilities. Nothing of it is sent.
 
-It is a number computed from this client's users without noise, so it is fitted only where the encoder is
-(``ClientHandlers``): no release that promises protection follows it.
+Its two numbers are computed from this client's users without noise, so they are fitted only where the encoder is
+(``ClientHandlers``): no release that promises protection follows them.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.model import ClientModel
-from recsys_models.metrics.calibration import calibration_users, fit_temperature, unseen_scores
+from recsys_models.metrics.calibration import Calibration, calibration_users, fit_calibration, unseen_scores
 from recsys_models.retrieval.blend import ChannelScores
 
 _BATCH = 128
 
 
-def calibrate(model: ClientModel, histories: list[NDArray[np.int64]], scorer: ChannelScores) -> float:
-    """Set ``model.temperature`` to that of least log-loss on each user's newest item.
+def calibrate(model: ClientModel, histories: list[NDArray[np.int64]], scorer: ChannelScores) -> Calibration:
+    """Set ``model.calibration`` to that of least log-loss on each user's newest item.
 
     Args:
         model: fitted otherwise.
@@ -25,7 +25,7 @@ def calibrate(model: ClientModel, histories: list[NDArray[np.int64]], scorer: Ch
         scorer: what was published.
 
     Returns:
-        The temperature; 1 where fewer than 10 users have an item and its successor.
+        The calibration; the plain softmax where fewer than 10 users have an item and its successor.
     """
     usable = [history for history in histories if len(history) >= 2]
     picked = [usable[u] for u in calibration_users(len(usable), scorer.public.tower_ND.shape[0])]
@@ -36,5 +36,5 @@ def calibrate(model: ClientModel, histories: list[NDArray[np.int64]], scorer: Ch
     ]
     if scores:
         newest = np.array([history[-1] for history in picked], dtype=np.int64)
-        model.temperature = fit_temperature(np.concatenate(scores), newest)
-    return model.temperature
+        model.calibration = fit_calibration(np.concatenate(scores), newest)
+    return model.calibration

@@ -59,7 +59,7 @@ def user_detail(
         scores = model.scores(seen, scorer).numpy()
         ranks.append(target_ranks(scores, targets[batch], seen))
         lists.append(top_lists(scores, LIST_LENGTH, seen))
-        probability = next_item_probabilities(scores, seen, temperature=model.temperature)
+        probability = next_item_probabilities(scores, seen, model.calibration)
         with np.errstate(divide="ignore"):  # an item seen before was said to be impossible; the cap takes it
             losses.append(-np.log(probability[np.arange(len(batch)), targets[batch]]))
         listed = np.take_along_axis(probability, np.maximum(lists[-1], 0), axis=1)

@@ -22,6 +22,7 @@ from privacy.randomness import RandomSource
 from recsys_models.batches import window
 from recsys_models.encoders.dropout import own_dropout
 from recsys_models.encoders.registry import build_encoder
+from recsys_models.metrics.calibration import Calibration
 from recsys_models.rerankers.neumf import NeuMF, reranked
 from recsys_models.retrieval.blend import BlendedRecommender, ChannelScores, standardise
 from recsys_models.retrieval.transitions import SparseTransitions
@@ -33,14 +34,14 @@ _OWN_TRANSITIONS = ("own.transition_starts", "own.transition_items", "own.transi
 _BUILDING = threading.Lock()
 _RERANKER = "reranker."  # begins the names of its weights where they are stored
 _RATING = "rating."
-_TEMPERATURE = "temperature"
+_CALIBRATION = "calibration"
 
 
 class ClientModel:
     """Encoder plus channel weights, on this machine only.
 
-    ``temperature`` turns scores into probabilities (``recsys_models.metrics.calibration``). It stays 1 wherever it may not be
-    fitted: the blend is itself fitted by the log-loss of its softmax, with noise where a plan protects users of one client.
+    ``calibration`` turns scores into probabilities (``recsys_models.metrics.calibration``). It is that of a plain softmax
+    wherever it may not be fitted.
 
     Attributes:
         own_items: item vectors of this client's own, ``[n_items, dim]``: trained with the encoder, or the published
@@ -74,7 +75,7 @@ class ClientModel:
             self.recommender = BlendedRecommender(encoder).to(self.device)
             self._untrained_reranker = NeuMF(settings["dim"]).to(self.device)
         self.reranker: NeuMF | None = None
-        self.temperature = 1.0
+        self.calibration = Calibration()
         self.rating: RatingModel | None = None
         self.own_items: torch.Tensor | None = None
         self.own_transitions: SparseTransitions | None = None
@@ -166,7 +167,8 @@ class ClientModel:
             if part is not None
             for name, value in part.state_dict().items()
         }
-        weights[_TEMPERATURE] = torch.tensor([self.temperature], dtype=torch.float64)
+        numbers = (self.calibration.temperature, self.calibration.chance)
+        weights[_CALIBRATION] = torch.tensor(numbers, dtype=torch.float64)
         if self.rating is not None:
             weights |= {_RATING + name: value for name, value in self.rating.state().items()}
         if self.own_items is not None:
@@ -180,7 +182,7 @@ class ClientModel:
     def load(self, path: Path) -> None:
         """Read what ``save`` wrote."""
         weights = load_file(path)
-        self.temperature = float(weights.pop(_TEMPERATURE))
+        self.calibration = Calibration(*weights.pop(_CALIBRATION).tolist())
         items = weights.pop(_OWN_ITEMS, None)
         self.own_items = None if items is None else items.to(self.device)
         counted = [weights.pop(name).numpy() for name in _OWN_TRANSITIONS if name in weights]

@@ -54,7 +54,7 @@ def recommend(
     if count < 1:
         raise InputError(f"count={count}: ask for at least one recommendation")
     scores = model.scores([history], model.scorer(public))[0].numpy().astype(np.float64)
-    (probability,) = next_item_probabilities(scores[None], [history], temperature=model.temperature)
+    (probability,) = next_item_probabilities(scores[None], [history], model.calibration)
     scores[history] = -np.inf
     best = np.argsort(-scores, kind="stable")[:count]
     best = best[np.isfinite(scores[best])]

@@ -1,4 +1,5 @@
-"""Are probabilities what they say? Log-loss, the expected calibration error, and a temperature that mends both.
+"""Are probabilities what they say? Log-loss, the expected calibration error, and what mends both: a temperature and a share
+for chance.
 
 Probabilities are the softmax of a user's scores over the catalogue: what a recommender trained with a softmax
 claims about the next item.
@@ -20,9 +21,40 @@ HOTTEST = 20.0
 """Temperatures lie between its inverse and this."""
 
 _FEWEST_USERS = 10
-_MOST_NUMBERS = 20_000_000
-_SEARCH_STEPS = 40
+_MOST_NUMBERS = 4_000_000
+_SEARCH_STEPS = 24
+_SHARES = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 _GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How scores become probabilities: ``(1 - chance) softmax(scores / temperature) + chance / n`` over n unseen items.
+
+    A softmax alone must call every item that a user might choose for no visible reason improbable in the same breath as it
+    sharpens the head of the list: its log-loss is then rather of a temperature too high for the list. The share for chance
+    pays for those.
+
+    Attributes:
+        temperature: positive; above 1 evens out, below 1 sharpens.
+        chance: in [0, 1).
+
+    Raises:
+        DataError: the numbers are not such.
+    """
+
+    temperature: float = 1.0
+    chance: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.temperature < math.inf:
+            raise DataError(f"temperature must be positive and finite, got {self.temperature!r}")
+        if not 0.0 <= self.chance < 1.0:
+            raise DataError(f"chance must be at least 0 and below 1, got {self.chance!r}")
+
+
+AS_THEY_ARE = Calibration()
+"""The plain softmax."""
 
 
 def log_loss(scores: NDArray[np.floating], targets: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -57,31 +89,32 @@ def top_confidences(
 
 
 def next_item_probabilities(
-    scores: NDArray[np.floating], seen: Sequence[NDArray[np.int64]], *, temperature: float = 1.0
+    scores: NDArray[np.floating], seen: Sequence[NDArray[np.int64]], calibration: Calibration = AS_THEY_ARE
 ) -> NDArray[np.float64]:
-    """Probability of each item to be the next new one: ``softmax(scores / temperature)`` over what a user has not seen.
+    """Probability of each item to be the next new one, over what a user has not seen; see :class:`Calibration`.
 
     Args:
         scores: [B, n_items], finite.
         seen: items of each user's history; they get 0.
-        temperature: positive; above 1 evens out, below 1 sharpens.
+        calibration: of these scores.
 
     Returns:
         [B, n_items], rows that add up to 1; zeros for a user who has seen every item.
 
     Raises:
-        DataError: for a temperature or scores that are not such.
+        DataError: for scores that are not such.
     """
-    if not 0.0 < temperature < math.inf:
-        raise DataError(f"temperature must be positive and finite, got {temperature!r}")
     if scores.ndim != 2 or len(seen) != len(scores) or not bool(np.isfinite(scores).all()):
         raise DataError(
             f"need finite scores [B, n_items] and B histories, got {scores.shape} and {len(seen)}"
         )
     unseen = unseen_scores(scores, seen)
     highest = unseen.max(axis=1, keepdims=True, initial=-np.inf)
-    weights = np.exp((unseen - np.where(np.isfinite(highest), highest, 0.0)) / temperature)
-    return weights / np.maximum(weights.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    weights = np.exp((unseen - np.where(np.isfinite(highest), highest, 0.0)) / calibration.temperature)
+    chosen = weights / np.maximum(weights.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    is_new = np.isfinite(unseen)
+    anything = is_new / np.maximum(is_new.sum(axis=1, keepdims=True), 1)
+    return (1.0 - calibration.chance) * chosen + calibration.chance * anything
 
 
 def unseen_scores(scores: NDArray[np.floating], seen: Sequence[NDArray[np.int64]]) -> NDArray[np.float64]:
@@ -99,34 +132,46 @@ def calibration_users(n_users: int, n_items: int) -> NDArray[np.int64]:
     )
 
 
-def fit_temperature(unseen: NDArray[np.floating], targets: NDArray[np.int64]) -> float:
-    """The temperature of least log-loss (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2).
+def fit_calibration(unseen: NDArray[np.floating], targets: NDArray[np.int64]) -> Calibration:
+    """The temperature (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2) and the share for chance
+    of least log-loss.
 
-    The log-loss is convex in the inverse temperature, so a golden-section search over its logarithm finds it.
+    For each share of a grid a golden-section search over the logarithm of the inverse temperature.
 
     Args:
         unseen: [B, n_items]; minus infinity excludes an item.
         targets: [B], what came next; users whose target is excluded do not count.
 
     Returns:
-        In [1 / 20, 20]; 1 where fewer than 10 users count.
+        A temperature in [1 / 20, 20]; the plain softmax where fewer than 10 users count.
     """
     users = np.flatnonzero(unseen[np.arange(len(targets)), targets] > -np.inf)
     if users.size < _FEWEST_USERS:
-        return 1.0
+        return AS_THEY_ARE
     shifted = unseen[users] - unseen[users].max(axis=1, keepdims=True)
-    target = shifted[np.arange(users.size), targets[users]]
+    target = shifted[np.arange(users.size), targets[users]].astype(np.float64)
+    anything = 1.0 / np.isfinite(shifted).sum(axis=1)
 
-    def loss(log_inverse: float) -> float:
+    def probability(log_inverse: float) -> NDArray[np.float64]:
         inverse = math.exp(log_inverse)
-        normaliser = np.log(np.exp(inverse * shifted).sum(axis=1))
-        return float((normaliser - inverse * target).mean())
+        return np.exp(inverse * target) / np.exp(inverse * shifted).sum(axis=1)
 
-    low, high = -math.log(HOTTEST), math.log(HOTTEST)
-    for _ in range(_SEARCH_STEPS):
-        left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
-        low, high = (low, right) if loss(left) <= loss(right) else (left, high)
-    return math.exp(-(low + high) / 2.0)
+    def loss(chosen: NDArray[np.float64], chance: float) -> float:
+        mixed = (1.0 - chance) * chosen + chance * anything
+        return float(-np.log(np.maximum(mixed, np.finfo(np.float64).tiny)).mean())
+
+    def best_for(chance: float) -> tuple[float, float]:
+        low, high = -math.log(HOTTEST), math.log(HOTTEST)
+        for _ in range(_SEARCH_STEPS):
+            left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
+            is_left = loss(probability(left), chance) <= loss(probability(right), chance)
+            low, high = (low, right) if is_left else (left, high)
+        at = (low + high) / 2.0
+        return loss(probability(at), chance), at
+
+    found = {chance: best_for(chance) for chance in _SHARES}
+    chance = min(found, key=lambda share: (found[share][0], share))
+    return Calibration(math.exp(-found[chance][1]), chance)
 
 
 def log_loss_cap(n_items: int) -> float:

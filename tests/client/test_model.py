@@ -13,6 +13,7 @@ from client.model import ClientModel
 from client.public_state import PublicState
 from client.recommend import recommend
 from privacy.errors import InputError
+from recsys_models.metrics.calibration import Calibration
 from recsys_models.retrieval.blend import ChannelScores
 
 N, DIM = 12, 4
@@ -88,20 +89,21 @@ def test_a_list_of_nothing_is_refused() -> None:
         recommend(ClientModel(settings("mean-pool"), b"a"), state(), np.array([1]), count=0)
 
 
-def test_probabilities_follow_the_fitted_temperature_and_are_kept(tmp_path: Path) -> None:
+def test_probabilities_follow_the_fitted_calibration_and_are_kept(tmp_path: Path) -> None:
     model, history = ClientModel(settings("mean-pool"), b"a"), np.array([0, 3, 7])
     before = recommend(model, state(), history, count=N)
     assert sum(r.probability for r in before) == pytest.approx(1.0)
     scorer, random = ChannelScores(state().channels()), np.random.default_rng(0)
     # What comes next is drawn evenly, so nothing that tells items apart is worth its confidence.
     histories = [random.permutation(N)[:4] for _ in range(300)]
-    temperature = calibrate(model, histories, scorer)
-    assert temperature == model.temperature > 2.0
+    calibration = calibrate(model, histories, scorer)
+    assert calibration == model.calibration
+    assert calibration.temperature > 2.0 or calibration.chance > 0.5
     model.save(tmp_path / "encoder.safetensors")
     again = ClientModel(settings("mean-pool"), b"b")
     again.load(tmp_path / "encoder.safetensors")
-    assert again.temperature == temperature
+    assert again.calibration == calibration
     after = recommend(again, state(), history, count=N)
     assert [r.item for r in after] == [r.item for r in before]
     assert after[0].probability < before[0].probability
-    assert calibrate(ClientModel(settings("mean-pool"), b"a"), histories[:9], scorer) == 1.0
+    assert calibrate(ClientModel(settings("mean-pool"), b"a"), histories[:9], scorer) == Calibration()

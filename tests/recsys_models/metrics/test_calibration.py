@@ -5,9 +5,11 @@ import pytest
 
 from recsys_models.errors import DataError
 from recsys_models.metrics.calibration import (
+    AS_THEY_ARE,
     HOTTEST,
+    Calibration,
     calibration_users,
-    fit_temperature,
+    fit_calibration,
     log_loss,
     next_item_probabilities,
     reliability,
@@ -94,35 +96,59 @@ def test_refuses_what_does_not_fit() -> None:
 def test_probabilities_of_the_next_new_item() -> None:
     scores = np.array([[3.0, 1.0, 1.0, 0.0], [9.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
     seen = [np.array([0]), np.array([], dtype=np.int64), np.arange(4)]
-    found = next_item_probabilities(scores, seen, temperature=2.0)
+    found = next_item_probabilities(scores, seen, Calibration(2.0))
     weights = np.exp(np.array([0.5, 0.5, 0.0]))
     assert found[0] == pytest.approx([0.0, *(weights / weights.sum())])
     assert found[1].sum() == pytest.approx(1.0)
     assert found[2].tolist() == [0.0] * 4  # nothing is new to her
-    for temperature in (0.0, -1.0, np.nan, np.inf):
-        with pytest.raises(DataError, match="temperature"):
-            next_item_probabilities(scores, seen, temperature=temperature)
+    half = next_item_probabilities(scores, seen, Calibration(2.0, 0.5))
+    assert half[0] == pytest.approx(0.5 * found[0] + 0.5 * np.array([0.0, 1 / 3, 1 / 3, 1 / 3]))
+    assert half[1] == pytest.approx(0.5 * found[1] + 0.125)
+    assert half[2].tolist() == [0.0] * 4
 
 
-@pytest.mark.parametrize("true", [0.3, 1.0, 4.0])
-def test_the_temperature_that_made_the_outcomes_is_found_again(true: float) -> None:
+@pytest.mark.parametrize("temperature", [0.0, -1.0, np.nan, np.inf])
+def test_a_temperature_that_is_none_is_refused(temperature: float) -> None:
+    with pytest.raises(DataError, match="temperature"):
+        Calibration(temperature)
+
+
+@pytest.mark.parametrize("chance", [-0.1, 1.0, np.nan, np.inf])
+def test_a_share_that_is_none_is_refused(chance: float) -> None:
+    with pytest.raises(DataError, match="chance"):
+        Calibration(1.0, chance)
+
+
+@pytest.mark.parametrize(
+    "true", [Calibration(0.3), Calibration(1.0), Calibration(4.0), Calibration(0.5, 0.3)]
+)
+def test_the_calibration_that_made_the_outcomes_is_found_again(true: Calibration) -> None:
     random = np.random.default_rng(1)
     scores = random.normal(size=(4000, 20)) * 3.0
     scores[:, 0] = -np.inf
-    probability = next_item_probabilities(
-        np.where(np.isfinite(scores), scores, 0.0), [np.array([0])] * 4000, temperature=true
-    )
+    finite = np.where(np.isfinite(scores), scores, 0.0)
+    seen = [np.array([0])] * 4000
+    probability = next_item_probabilities(finite, seen, true)
     targets = np.array([random.choice(20, p=row) for row in probability])
-    found = fit_temperature(scores, targets)
-    assert found == pytest.approx(true, rel=0.1)
-    losses = [log_loss(scores / t, targets).mean() for t in (found * 0.8, found, found * 1.25)]
-    assert losses[1] == min(losses)
+    found = fit_calibration(scores, targets)
+    assert found.temperature == pytest.approx(true.temperature, rel=0.15)
+    assert found.chance == pytest.approx(true.chance, abs=0.06)
+
+    def loss(calibration: Calibration) -> float:
+        return float(
+            -np.log(next_item_probabilities(finite, seen, calibration)[np.arange(4000), targets]).mean()
+        )
+
+    others = [Calibration(found.temperature * f, found.chance) for f in (0.8, 1.25)]
+    assert loss(found) < min(map(loss, others))
+    assert loss(found) <= loss(AS_THEY_ARE)
 
 
-def test_no_temperature_is_fitted_on_few_users_or_on_what_is_impossible() -> None:
+def test_nothing_is_fitted_on_few_users_or_on_what_is_impossible() -> None:
     scores = np.random.default_rng(0).normal(size=(30, 5))
     scores[9:, 2] = -np.inf
-    assert fit_temperature(scores, np.full(30, 2)) == 1.0
-    assert 1 / HOTTEST <= fit_temperature(-scores[:, :2] * 1e6, np.zeros(30, np.int64)) <= HOTTEST
+    assert fit_calibration(scores, np.full(30, 2)) == AS_THEY_ARE
+    found = fit_calibration(-scores[:, :2] * 1e6, np.zeros(30, np.int64))
+    assert 1 / HOTTEST <= found.temperature <= HOTTEST
     assert calibration_users(3, 100).tolist() == [0, 1, 2]
-    assert len(calibration_users(10**6, 10**5)) == 200
+    assert len(calibration_users(10**6, 10**5)) == 40
