@@ -18,7 +18,7 @@ from simulations.audits import canary, canary_statistics, inversion, membership,
 SMALL = parse_scenario(
     {
         "model": {"dim": 8, "max_length": 12},
-        "gradients": {"negatives": 8, "min_users": 0},
+        "gradients": {"negatives": 8},
         "encoder": "attention",
     },
     source="test",
@@ -32,7 +32,7 @@ def test_no_user_exceeds_a_bound(encoder: str):
     result = sensitivity.run(SMALL.model_copy(update={"encoder": encoder}), seed=1, random_users=2)
     assert result["ok"], result["findings"]
     kinds = {row["kind"] for row in result["releases"]}
-    assert {"popularity", "statistics", "gradients", "fit", "metrics"} <= kinds
+    assert {"popularity", "statistics", "comparison", "gradients", "fit", "metrics"} <= kinds
     assert all(0.9 < row["of_bound"] <= 1.0 + sensitivity.ROUNDING for row in result["releases"])
     assert "no user exceeds a bound" in sensitivity.format_table(result)
 
