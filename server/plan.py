@@ -58,6 +58,7 @@ def make_plan(
         )
     users = sum(users_of.values())
     releases = _releases(scenario, users, n_items, popularity_is_known)
+    _check_map(scenario, users, releases)
     if scenario.private:
         _check_fixed_noise(scenario, releases)
         fixed = scenario.privacy.noise_multipliers
@@ -309,6 +310,16 @@ def _mu(scenario: Scenario) -> float:
 def _fit_learning_rate(scenario: Scenario) -> float:
     """SGD under noise, Adam without: their steps are of different kinds, and so are their rates."""
     return 0.25 if scenario.private and scenario.privacy.protect_within_client else 0.002
+
+
+def _check_map(scenario: Scenario, users: int, releases: tuple[ScheduledRelease, ...]) -> None:
+    if scenario.model.item_tower == "ids" or any(release.kind == "gradients" for release in releases):
+        return
+    raise InputError(
+        f"model.item_tower = {scenario.model.item_tower!r} is trained by gradient rounds, and recipe = 'hybrid' has them from "
+        f"gradients.min_users = {scenario.gradients.min_users:,} users on, here {users:,}: use recipe = 'gradients', "
+        "gradients.min_users = 0, or model.item_tower = 'ids'"
+    )
 
 
 def _check_fixed_noise(scenario: Scenario, releases: tuple[ScheduledRelease, ...]) -> None:

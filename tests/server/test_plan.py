@@ -93,6 +93,14 @@ def test_only_kinds_that_draw_users_are_sampled() -> None:
     assert {r.name for r in plan.releases if r.sampling_probability < 1.0} == {"gradients", "fit"}
 
 
+@pytest.mark.parametrize("tower", ["content", "fusion"])
+def test_a_map_of_content_is_refused_where_there_are_too_few_users_to_train_it(tower: str) -> None:
+    asked: dict[str, Any] = {"recipe": "hybrid", "model.item_tower": tower, "gradients.min_users": 2001}
+    with pytest.raises(InputError, match=r"min_users = 2,001 users on, here 2,000: use recipe = 'gradients'"):
+        planned(asked)
+    assert "gradients" in names(planned({**asked, "gradients.min_users": 2000}))
+
+
 def test_popularity_has_a_larger_share_of_little_budget() -> None:
     few = [popularity_share(override(Scenario(), {"privacy.epsilon": e}), 943) for e in (0.1, 1.0, 4.0, 8.0)]
     assert few == sorted(few, reverse=True)
