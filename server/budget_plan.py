@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from privacy.accounting.accountant import epsilon as epsilon_of
-from privacy.accounting.events import ReleaseEvent
+from privacy.accounting.events import ReleaseEvent, seen_outside
 from privacy.accounting.plan import FederationPlan
 from privacy.errors import InputError
 from server.plan import make_plan
@@ -58,7 +58,7 @@ def plan_statement(
         fixed = {release.name: noise_multiplier for release in plan.releases}
         plan = _plan(override(scenario, {"privacy.noise_multipliers": fixed}), users, items, clients)
     events = list(plan.events())
-    outside = [event for event in events if event.left_the_client]
+    outside = seen_outside(events)
     total = epsilon_of(events, plan.target_delta)
     statement: dict[str, Any] = {
         "users": users,
@@ -168,9 +168,14 @@ def _plan(scenario: Scenario, users: int, items: int, clients: int) -> Federatio
 
 
 def _own(plan: FederationPlan, events: Sequence[ReleaseEvent]) -> list[ReleaseEvent]:
-    """What one client's uploads would reveal if secure aggregation failed: they hold one share of the noise each."""
+    """What one client's uploads would reveal if secure aggregation failed: they hold one share of the noise each.
+
+    A fit that stayed there has all of its noise.
+    """
     return [
         replace(event, noise_multiplier=event.noise_multiplier / math.sqrt(plan.honest_survivors))
+        if event.left_the_client
+        else event
         for event in events
     ]
 

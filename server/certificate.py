@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from privacy.accounting.accountant import cross_check, epsilon, epsilon_second_opinion, gdp_mu
-from privacy.accounting.events import ReleaseEvent
+from privacy.accounting.events import ReleaseEvent, seen_outside
 from privacy.accounting.ledger import Ledger, LedgerEntry
 from privacy.errors import InputError
 from server.ledger_statement import compare_with_report, ledger_statement, open_ledger
@@ -143,7 +143,7 @@ def _randomness(counted: list[LedgerEntry]) -> str:
 
 
 def _trust_model(events: list[ReleaseEvent], delta: float, report: dict[str, Any] | None) -> dict[str, Any]:
-    outside = [event for event in events if event.left_the_client]
+    outside = seen_outside(events)
     privacy = {} if report is None else report.get("privacy") or {}
     own_view = own_view_epsilon(outside, delta)
     is_shared = any(_shares(event) not in (None, 1) for event in outside)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from privacy.accounting.accountant import delta as delta_of
-from privacy.accounting.events import ReleaseEvent
+from privacy.accounting.events import ReleaseEvent, seen_outside
 from privacy.errors import InputError
 from privacy.wire import federation as wire
 from server.report_tables import Table
@@ -102,16 +102,18 @@ def most_right_guesses(certificate: dict[str, Any]) -> float:
     Of those who did not take part, one in a hundred may be named wrongly. The bound is the best of
     e^eps a + delta(eps) and 1 - e^-eps (1 - delta(eps) - a) over eps (Kairouz, Oh, Viswanath 2015, Theorem 2.1).
     """
-    events = [
-        ReleaseEvent(
-            r["name"],
-            r["noise_multiplier"],
-            sampling_probability=r["sampling_probability"],
-            count=r["steps"],
-        )
-        for r in certificate["releases"]
-        if r["left_the_client"]
-    ]
+    events = seen_outside(
+        [
+            ReleaseEvent(
+                r["name"],
+                r["noise_multiplier"],
+                sampling_probability=r["sampling_probability"],
+                count=r["steps"],
+                left_the_client=r["left_the_client"],
+            )
+            for r in certificate["releases"]
+        ]
+    )
     best = 1.0
     highest = 1.5 * certificate["guarantee"]["epsilon_outside_the_clients"]
     for look in range(_LOOKS + 1):

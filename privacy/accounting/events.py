@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
@@ -34,7 +34,7 @@ class ReleaseEvent:
             sampling), in (0, 1]. Anything drawn in another way is 1.
         count: number of releases of this kind, each with fresh noise and fresh sampling.
         left_the_client: False for training whose result stays with the client; it still binds other users
-            there.
+            there, and whatever leaves later (``seen_outside``).
         detail: facts for the reader (grid, clients, "simulated"); no epsilon depends on them.
 
     Raises:
@@ -96,6 +96,20 @@ class ReleaseEvent:
                     f"event field {name!r} is {type(fields[name]).__name__}, expected {kind.__name__}"
                 )
         return cls(**fields)
+
+
+def seen_outside(events: Sequence[ReleaseEvent]) -> list[ReleaseEvent]:
+    """The events that bound what somebody outside the clients learns about a user.
+
+    All up to the last that left. A fit that stayed with its client counts too where anything left afterwards: recall is
+    computed with the fitted encoder, which holds every user of that client, so one user moves the ranks of all others there and
+    only the fit's own noise bounds by how much. The bound on her own row of the sum does not.
+
+    Args:
+        events: in the order in which they happened.
+    """
+    last = max((place for place, event in enumerate(events) if event.left_the_client), default=-1)
+    return list(events[: last + 1])
 
 
 _FIELD_TYPES: dict[str, type] = {

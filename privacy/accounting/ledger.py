@@ -25,7 +25,7 @@ from typing import Any
 from privacy.accounting.accountant import cross_check, epsilon
 from privacy.accounting.analytic_gaussian import check_epsilon, gaussian_mu
 from privacy.accounting.chain import ChainedLog
-from privacy.accounting.events import ReleaseEvent
+from privacy.accounting.events import ReleaseEvent, seen_outside
 from privacy.accounting.ledger_rows import (
     LedgerEntry,
     LedgerState,
@@ -304,13 +304,14 @@ class Ledger:
         """Returns the epsilon of everything committed or still reserved.
 
         Args:
-            left_the_client_only: leave out what stayed with the client: the view of outsiders.
+            left_the_client_only: the view of outsiders: leave out what stayed with the client and entered nothing that left
+                (``privacy.accounting.events.seen_outside``).
 
         Raises:
             LedgerError: the ledger cannot be trusted.
         """
-        events = [e for e in self._state().spent() if e.left_the_client or not left_the_client_only]
-        return epsilon(events, self.target_delta)
+        events = self._state().spent()
+        return epsilon(seen_outside(events) if left_the_client_only else events, self.target_delta)
 
     def epsilon_with(self, events: Sequence[ReleaseEvent]) -> float:
         """Returns what ``epsilon_spent`` would be after these events too; changes nothing, promises nothing.

@@ -15,7 +15,7 @@ from privacy.accounting.events import ReleaseEvent
 from privacy.errors import InputError
 from server import budget_cli, budget_plan
 from server.budget_plan import expected_quality, plan_statement, read_measured
-from server.scenario import Scenario, parse_scenario
+from server.scenario import Scenario, override, parse_scenario
 
 MEASURED: dict[str, Any] = {
     "log": "made up",
@@ -57,7 +57,8 @@ def test_the_schedule_fills_the_budget_release_by_release() -> None:
     after = [row["epsilon_after"] for row in statement["releases"]]
     assert after == sorted(after)
     assert after[-1] == statement["epsilon"]
-    assert statement["epsilon_outside"] < statement["epsilon"]
+    # The fit stays, but the metrics after it are computed with the fitted encoder.
+    assert statement["epsilon_outside"] == statement["epsilon"]
     names = [row["name"] for row in statement["releases"]]
     assert names[:2] == ["popularity", "statistics"]
     assert "fit" in names
@@ -73,6 +74,11 @@ def test_own_view_is_what_one_share_of_the_noise_hides() -> None:
     everyone_all = plan(clients=4)
     assert everyone_all["noise"] == "per_client"
     assert everyone_all["epsilon_of_one_clients_uploads"] == everyone_all["epsilon_outside"]
+
+
+def test_outsiders_are_promised_nothing_that_a_noiseless_fit_would_break() -> None:
+    nearly_none = override(Scenario(), {"privacy.noise_multipliers": {"fit": 0.02}})
+    assert plan(nearly_none)["epsilon_outside"] > 100.0
 
 
 def test_a_noise_multiplier_costs_what_its_releases_cost() -> None:

@@ -91,6 +91,9 @@ class TestSpending:
         empty.reserve(event("encoder", 1.5, left_the_client=False))
         assert empty.epsilon_spent(left_the_client_only=True) == epsilon([event()], 1e-5)
         assert empty.epsilon_spent() > empty.epsilon_spent(left_the_client_only=True)
+        # Measured with the fitted encoder: without the fit's noise nothing would bound what one user moves in it.
+        empty.reserve(event("metrics", 50.0))
+        assert empty.epsilon_spent(left_the_client_only=True) == empty.epsilon_spent()
 
     def test_preview_changes_nothing(self, empty: Ledger) -> None:
         head = empty.head_hash()
