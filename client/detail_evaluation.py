@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.behaviour_log import BehaviourLog, Stage
+from client.evaluation import BATCH, full_batch
 from client.model import ClientModel
 from client.public_state import PublicState
 from privacy.bounded import UserContributions
@@ -23,8 +24,6 @@ from recsys_models.metrics.lists import (
     vector_diversity,
 )
 from recsys_models.metrics.ranking import target_ranks
-
-_BATCH = 128
 
 
 def detail_contributions(detail: UserDetail, layout: DetailLayout) -> UserContributions:
@@ -53,10 +52,10 @@ def user_detail(
     scorer = model.scorer(public)
     ranks, lists, new = [np.zeros(0, np.int64)], [np.zeros((0, LIST_LENGTH), np.int64)], [np.zeros(0)]
     losses, confidences = [np.zeros(0)], [np.zeros(0)]
-    for start in range(0, len(users), _BATCH):
-        batch = users[start : start + _BATCH]
+    for start in range(0, len(users), BATCH):
+        batch = users[start : start + BATCH]
         seen = [histories[u] for u in batch]
-        scores = model.scores(seen, scorer).numpy()
+        scores = model.scores(full_batch(seen), scorer)[: len(seen)].numpy()
         ranks.append(target_ranks(scores, targets[batch], seen))
         lists.append(top_lists(scores, LIST_LENGTH, seen))
         probability = next_item_probabilities(scores, seen, model.calibration)

@@ -23,7 +23,8 @@ from recsys_models.metrics.sums import user_metric_rows
 from recsys_models.release_shapes import RANKERS
 from recsys_models.retrieval.presets import PRESETS, comparison_rows
 
-_BATCH = 128
+BATCH = 128
+"""Users scored at once."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ def rank_targets(model: ClientModel, log: BehaviourLog, public: PublicState, sta
     by_model, by_popularity = [nothing], [nothing]
     for targets, seen in _batches(log, stage):
         popularity = np.broadcast_to(public.popularity, (len(targets), len(public.popularity)))
-        by_model.append(target_ranks(model.scores(seen, scorer).numpy(), targets, seen))
+        scores = model.scores(full_batch(seen), scorer)[: len(seen)].numpy()
+        by_model.append(target_ranks(scores, targets, seen))
         by_popularity.append(target_ranks(popularity, targets, seen))
     return Ranks(np.concatenate(by_model), np.concatenate(by_popularity))
 
@@ -59,13 +61,13 @@ def preset_ranks(
     scorer = model.scorer(public)
     ranks = {name: [np.zeros(0, dtype=np.int64)] for name in PRESETS}
     for targets, seen in _batches(log, stage):
-        channels_BNC = model.channels(seen, scorer)
+        channels_BNC = model.channels(full_batch(seen), scorer)
         # As in ClientModel.scores: whose channels overflow has scores of 0.
         is_usable_B11 = channels_BNC.flatten(1).isfinite().all(dim=1)[:, None, None]
         channels_BNC = channels_BNC.where(is_usable_B11, 0.0)
         for name, weights in PRESETS.items():
             scores_BN = channels_BNC @ torch.tensor(weights)
-            ranks[name].append(target_ranks(scores_BN.numpy(), targets, seen))
+            ranks[name].append(target_ranks(scores_BN[: len(seen)].numpy(), targets, seen))
     return {name: np.concatenate(parts) for name, parts in ranks.items()}
 
 
@@ -75,10 +77,20 @@ def comparison_contributions(ranks: Mapping[str, NDArray[np.int64]]) -> UserCont
     return UserContributions(rows.indices, rows.values, rows.offsets, rows.length)
 
 
+def full_batch(seen: list[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
+    """These histories and as many more of the last that they are always ``BATCH``.
+
+    A product with few rows is computed in another order than one with many, and differs in its last bits. A server that
+    publishes vectors whose scores are all but equal lets these bits decide every rank; then one user more or less in a batch
+    would move the ranks of the others in it, which no bound on her own row bounds.
+    """
+    return [*seen, *seen[-1:] * (BATCH - len(seen))]
+
+
 def _batches(log: BehaviourLog, stage: Stage) -> Iterator[tuple[NDArray[np.int64], list[NDArray[np.int64]]]]:
     """Targets and histories of the evaluated users, some at a time."""
     targets, histories = log.targets(stage), log.seen(stage)
     users = np.flatnonzero(targets >= 0)
-    for start in range(0, len(users), _BATCH):
-        batch = users[start : start + _BATCH]
+    for start in range(0, len(users), BATCH):
+        batch = users[start : start + BATCH]
         yield targets[batch], [histories[u] for u in batch]

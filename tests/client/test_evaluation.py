@@ -53,6 +53,30 @@ def plain_rank(scores: np.ndarray, target: int, seen: list[int]) -> int:
     )
 
 
+@pytest.mark.parametrize("users", [1, 2, 3, 128, 129])
+def test_one_user_more_does_not_move_the_ranks_of_others_however_close_their_scores(users: int) -> None:
+    n_items, dim = 150, 8
+    random = np.random.default_rng(0)
+    state = PublicState(n_items, dim)
+    # Orthogonal content and item vectors that hardly differ: what ranks the unseen items is how their scores are rounded.
+    rotation = np.linalg.qr(random.normal(size=(n_items, n_items)))[0]
+    nearly_one = 1.0 + 1e-7 * random.normal(size=(n_items, dim))
+    state.update(
+        {
+            "content": (1e6 * rotation).astype(np.float32),
+            "item_tower": (1e3 * nearly_one).astype(np.float32),
+        }
+    )
+    model = ClientModel({**SETTINGS, "dim": dim}, b"s")
+    histories = [random.permutation(n_items)[:20].tolist() for _ in range(users + 1)]
+    more, fewer = (BehaviourLog(dataset_of(some, n_items).sequences) for some in (histories, histories[:-1]))
+    compared = preset_ranks(model, more, state, "validation"), preset_ranks(model, fewer, state, "validation")
+    for name in PRESETS:
+        np.testing.assert_array_equal(compared[0][name][:-1], compared[1][name])
+    ranked = rank_targets(model, more, state, "test"), rank_targets(model, fewer, state, "test")
+    np.testing.assert_array_equal(ranked[0].model[:-1], ranked[1].model)
+
+
 def test_ranks_are_those_of_the_full_catalogue_without_what_was_seen() -> None:
     model = ClientModel(SETTINGS, b"s")
     evaluated = [h for h in HISTORIES if len(h) >= 3]
