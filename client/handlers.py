@@ -368,10 +368,15 @@ class ClientHandlers:
     # -- what comes back --------------------------------------------------------------------------------------
 
     def _accept(self, arrays: Arrays) -> None:
-        """Take in what was published; a blend to begin with replaces the one the model has."""
+        """Take in what was published; a new blend to begin with replaces the one the model has.
+
+        A blend that is known already may come again, when the server missed an answer: what was fitted since then stays.
+        """
+        before = self.public.blend
         self.public.update(arrays)
-        if self.public.blend is not None and "blend" in arrays:
-            self.model.begin_with(self.public.blend)
+        blend = self.public.blend
+        if blend is not None and (before is None or not np.array_equal(blend, before)):
+            self.model.begin_with(blend)
 
     def _publish(self, payload: bytes) -> bytes:
         task = Task.decode(payload)

@@ -574,6 +574,27 @@ def test_what_secure_aggregation_refuses_is_not_charged_and_reads_nothing(
     assert not {"read", "reserve", "commit", "upload"} & set(events)
 
 
+def test_a_blend_that_comes_again_leaves_what_was_fitted_since(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = small_federation(tmp_path, monkeypatch, {"privacy.mode": "off", "fit.epochs": 1})
+    small.federation.run()
+    client = small.clients[LIAR_TO]
+    blend = client.public.blend
+    assert blend is not None
+    mix = client.model.recommender.mix.weight
+
+    def publish(weights: np.ndarray) -> None:
+        task = Task("publish", {}, arrays={"blend": weights.astype(np.float32)})
+        assert not Answer.decode(client.answer(wire.PUBLISH, task.encode())).refusal
+
+    client.model.begin_with(fitted := blend + 0.25)
+    publish(blend)
+    np.testing.assert_array_equal(mix.detach().numpy()[0], fitted)
+    publish(blend + 1.0)
+    np.testing.assert_array_equal(mix.detach().numpy()[0], blend + 1.0)
+
+
 def test_a_stage_that_does_not_exist_is_not_charged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = small_federation(tmp_path, monkeypatch)
     charged = Federation._charged
