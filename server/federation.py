@@ -1,4 +1,4 @@
-"""The federation: enrol, agree, popularity, statistics, gradients, fit, metrics, publish.
+"""The federation: enrol, agree, popularity, statistics, comparison, gradients, fit, metrics, publish.
 
 Written against ``Transport`` alone. The order is that of ``docs/architecture.md``; every release follows the same four
 lines: reserve in the ledger, ask for one secure sum, commit, publish what follows from it.
