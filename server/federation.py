@@ -171,6 +171,7 @@ class Federation:
             if "popularity" in names:
                 self.release_popularity()
             self.begin_from_start()
+            self.publish_content()
         if names & {"statistics", "statistics-subspace"}:
             with self._phase("statistics"):
                 if "statistics" in names:
@@ -296,6 +297,14 @@ class Federation:
             return
         self._update({**self.start.kept, **self.start.transitions, "item_tower": self.start.tower})
 
+    def publish_content(self) -> None:
+        """Content vectors of all items: one party computes them, so that all score with the same.
+
+        They are public: a client could compute them, from the same catalogue.
+        """
+        if self._content is not None:
+            self._update({"content": self._content})
+
     def release_statistics(self) -> None:
         """Release 2: Gram and transitions of the head items; item tower and transition channel follow from them."""
         head = self.outcome.arrays["head"]
@@ -306,13 +315,10 @@ class Federation:
         arrays = statistics_arrays(total, noise_sd, head, self.n_items, self.plan.settings)
         if self.start is not None and "item_tower" in arrays:
             arrays["item_tower"] = self.start.completing(arrays["item_tower"], head)
-        if self._content is not None:
-            # One party computes it, so that all score with the same; a client could, from the same catalogue.
-            arrays["content"] = self._content
-            if "item_tower" in arrays:
-                tower = arrays["item_tower"]
-                known: NDArray[np.bool_] = np.any(tower != 0.0, axis=1)
-                arrays["item_tower"] = fill_from_content(tower, known, self._content)
+        if self._content is not None and "item_tower" in arrays:
+            tower = arrays["item_tower"]
+            known: NDArray[np.bool_] = np.any(tower != 0.0, axis=1)
+            arrays["item_tower"] = fill_from_content(tower, known, self._content)
         self._update(arrays)
         self.outcome.chosen = "statistics"
 
@@ -360,7 +366,7 @@ class Federation:
         self.outcome.chosen = "gradients"
 
     def _tower_in_training(self, before: NDArray[np.float32] | None) -> TowerInTraining:
-        """What the rounds move, after publishing what clients need for the first of them."""
+        """What the rounds move, published where nothing was before."""
         is_mapped = self.plan.settings["gradients"]["content_width"] > 0
         content = self._content if is_mapped else None
         if content is None:
@@ -375,8 +381,6 @@ class Federation:
         )
         if before is None:
             self._update({"item_tower": tower.vectors})
-        if is_mapped and "content" not in self.outcome.arrays:
-            self._update({"content": content})
         return tower
 
     def _server_learning_rate(self) -> float:

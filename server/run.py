@@ -108,20 +108,22 @@ def run(
 
 
 def content_of(scenario: Scenario, catalogue: Catalogue) -> NDArray[np.float32] | None:
-    """Public content vectors ``[n_items, F]``, where a statistics tower is filled from them or gradients train a map of them.
+    """Public content vectors ``[n_items, F]``: a channel, what towers are filled from and maps are trained of.
 
     Raises:
         InputError: a map is asked for and the catalogue says nothing about any item.
     """
     tower = scenario.model.item_tower
-    if tower == "ids" and (scenario.model.content == "off" or scenario.recipe == "gradients"):
+    if tower == "ids" and scenario.model.content == "off":
         return None
     content = content_vectors(catalogue, content_width(catalogue.n_items))
-    if tower != "ids" and not content.any():
+    if content.any():
+        return content
+    if tower != "ids":
         raise InputError(
             f"model.item_tower = {tower!r}, but the catalogue has neither titles nor texts nor attributes: use 'ids'"
         )
-    return content
+    return None
 
 
 def open_run_ledger(scenario: Scenario, out: Path) -> Ledger:
