@@ -2,8 +2,7 @@
 
 Which channel deserves trust depends on the data: on MovieLens the order of events says most, on Amazon Beauty titles do, and
 under much noise popularity is all that is left. No public fact tells these apart, so every user votes: for each preset
-whether its top 10 held her next item. One row of halves is a third as long as a row of metrics, and its noise as much
-less.
+whether its top 10 held her next item. A row of halves is half as long as a row of metrics, and so is its noise.
 """
 
 from __future__ import annotations
