@@ -414,7 +414,9 @@ class Federation:
         """Recall of every preset of the blend on validation items; all clients begin with the one that is chosen."""
         terms = self._terms(name)
         secure_sum = self._charged(terms, step=0, kind=wire.EVALUATE, parameters={"stage": "validation"})
-        quality = quality_from_comparison(secure_sum, terms, self.plan.settings["blend"])
+        earlier = [quality.chosen for quality in self.outcome.qualities.values() if quality.chosen]
+        first = earlier[-1] if earlier else self.plan.settings["blend"]
+        quality = quality_from_comparison(secure_sum, terms, first)
         self.outcome.qualities[name] = quality
         self._update({"blend": np.array(PRESETS[quality.chosen], dtype=np.float32)})
         self.publish()

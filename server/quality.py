@@ -26,6 +26,7 @@ class Quality:
         popularity: the same of the popularity ranking, on the same users.
         compared: recall@10 of each preset of the blend, where the release compared them; ``model`` is then the chosen one's.
         chosen: that preset.
+        began_with: the preset it had to beat: the plan's, or the one that an earlier comparison chose.
     """
 
     users: float
@@ -33,6 +34,7 @@ class Quality:
     popularity: dict[str, Estimate]
     compared: dict[str, Estimate] = field(default_factory=dict[str, Estimate])
     chosen: str = ""
+    began_with: str = ""
 
 
 def quality_from_sums(secure_sum: SecureSum, terms: ReleaseTerms) -> Quality:
@@ -57,7 +59,9 @@ def quality_from_comparison(secure_sum: SecureSum, terms: ReleaseTerms, first: s
     total = secure_sum.in_units(terms.unit)
     read = read_comparison(total, first, noise_sd=terms.executed_sd(len(secure_sum.survivors)))
     model, popularity = ({"recall@10": read.recall[name]} for name in (read.chosen, POPULARITY))
-    return Quality(read.users, model, popularity, compared=dict(read.recall), chosen=read.chosen)
+    return Quality(
+        read.users, model, popularity, compared=dict(read.recall), chosen=read.chosen, began_with=first
+    )
 
 
 def random_quality(users: float, n_items: int, mean_seen: float) -> dict[str, Estimate]:

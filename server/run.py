@@ -181,7 +181,7 @@ def make_report(federation: Federation, *, seconds: float) -> Report:
             {
                 "release": name,
                 "chosen": quality.chosen,
-                "began_with": federation.plan.settings["blend"],
+                "began_with": quality.began_with,
                 "recall@10": _estimates(quality.compared, quality.users),
             }
             for name, quality in compared.items()

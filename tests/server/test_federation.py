@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+import server.federation
 from privacy.errors import InputError, PolicyRefusal, ProtocolError
 from privacy.wire import federation as wire
 from recsys_models.retrieval.transitions import TransitionReadings
+from server.quality import quality_from_comparison
 from simulations.loopback import Fault
 from tests.tiny_federation import SmallFederation, small_federation
 
@@ -230,3 +234,19 @@ def test_published_transitions_are_of_the_head_and_read_by_every_client(
         read = client.public.channels().transitions
         assert read is not None
         assert np.array_equal(read.sparse.matrix.toarray(), cells)
+
+
+def test_a_second_comparison_begins_with_what_the_first_chose(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began_with: list[str] = []
+
+    def choosing(secure_sum: Any, terms: Any, first: str) -> Any:
+        began_with.append(first)
+        return replace(quality_from_comparison(secure_sum, terms, first), chosen="content")
+
+    monkeypatch.setattr(server.federation, "quality_from_comparison", choosing)
+    changes = {"privacy.mode": "off", "recipe": "hybrid", "gradients.min_users": 0}
+    outcome = small_federation(tmp_path, monkeypatch, changes).federation.run()
+    assert began_with == ["transitions", "content"]
+    assert [q.began_with for q in outcome.qualities.values()] == ["transitions", "content", ""]
