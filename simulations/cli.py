@@ -254,7 +254,7 @@ def bench_users(
 ) -> None:
     """Recall of the federation as the population of the built-in log grows, at several budgets, beside popularity.
 
-    A seed of the default takes 20 minutes of CPU and 1.5 GB: 22 seconds a cell of 2,000 users, 66 of 10,000, 330 of 50,000.
+    A seed of the default takes about 12 minutes and 1.5 GB: 12 seconds a cell of 2,000 users, 33 of 10,000, 230 of 50,000.
     """
     from rich.console import Console
 
