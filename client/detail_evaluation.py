@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.behaviour_log import BehaviourLog, Stage
-from client.evaluation import BATCH, full_batch
+from client.evaluation import batches, full_batch
 from client.model import ClientModel
 from client.public_state import PublicState
 from privacy.bounded import UserContributions
@@ -47,20 +47,17 @@ def user_detail(
     Raises:
         InputError: another ``diversity``.
     """
-    targets, histories = log.targets(stage), log.seen(stage)
-    users = np.flatnonzero(targets >= 0)
+    users = np.flatnonzero(log.targets(stage) >= 0)
     scorer = model.scorer(public)
     ranks, lists, new = [np.zeros(0, np.int64)], [np.zeros((0, LIST_LENGTH), np.int64)], [np.zeros(0)]
     losses, confidences = [np.zeros(0)], [np.zeros(0)]
-    for start in range(0, len(users), BATCH):
-        batch = users[start : start + BATCH]
-        seen = [histories[u] for u in batch]
+    for targets, seen in batches(log, stage):
         scores = model.scores(full_batch(seen), scorer)[: len(seen)].numpy()
-        ranks.append(target_ranks(scores, targets[batch], seen))
+        ranks.append(target_ranks(scores, targets, seen))
         lists.append(top_lists(scores, LIST_LENGTH, seen))
         probability = next_item_probabilities(scores, seen, model.calibration)
         with np.errstate(divide="ignore"):  # an item seen before was said to be impossible; the cap takes it
-            losses.append(-np.log(probability[np.arange(len(batch)), targets[batch]]))
+            losses.append(-np.log(probability[np.arange(len(targets)), targets]))
         listed = np.take_along_axis(probability, np.maximum(lists[-1], 0), axis=1)
         confidences.append(np.where(lists[-1] >= 0, listed, 0.0).sum(axis=1))
         new.append(new_share(top_lists(scores, LIST_LENGTH), seen))

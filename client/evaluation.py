@@ -46,7 +46,7 @@ def rank_targets(model: ClientModel, log: BehaviourLog, public: PublicState, sta
     scorer = model.scorer(public)
     nothing = np.zeros(0, dtype=np.int64)
     by_model, by_popularity = [nothing], [nothing]
-    for targets, seen in _batches(log, stage):
+    for targets, seen in batches(log, stage):
         popularity = np.broadcast_to(public.popularity, (len(targets), len(public.popularity)))
         scores = model.scores(full_batch(seen), scorer)[: len(seen)].numpy()
         by_model.append(target_ranks(scores, targets, seen))
@@ -60,7 +60,7 @@ def preset_ranks(
     """The same ranks under each preset of the blend, whatever the model's own weights."""
     scorer = model.scorer(public)
     ranks = {name: [np.zeros(0, dtype=np.int64)] for name in PRESETS}
-    for targets, seen in _batches(log, stage):
+    for targets, seen in batches(log, stage):
         channels_BNC = model.channels(full_batch(seen), scorer)
         # As in ClientModel.scores: whose channels overflow has scores of 0.
         is_usable_B11 = channels_BNC.flatten(1).isfinite().all(dim=1)[:, None, None]
@@ -87,7 +87,7 @@ def full_batch(seen: list[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
     return [*seen, *seen[-1:] * (BATCH - len(seen))]
 
 
-def _batches(log: BehaviourLog, stage: Stage) -> Iterator[tuple[NDArray[np.int64], list[NDArray[np.int64]]]]:
+def batches(log: BehaviourLog, stage: Stage) -> Iterator[tuple[NDArray[np.int64], list[NDArray[np.int64]]]]:
     """Targets and histories of the evaluated users, some at a time."""
     targets, histories = log.targets(stage), log.seen(stage)
     users = np.flatnonzero(targets >= 0)

@@ -398,9 +398,8 @@ class ClientHandlers:
                 raise ProtocolError(f"release {release.name!r} is of kind {release.kind!r}, not a fit")
             self._check_turn(release, Task(task.name, {"step": release.steps - 1}))
             terms = self._terms(release)
-            fit = (
-                self._encoder_fit()
-            )  # an engine that fails its guard is found here, before anything is charged
+            # An engine that fails its guard is found here, before anything is charged.
+            fit = self._encoder_fit()
             self._rounds_done[release.name] = release.steps
             reservation = self.ledger.reserve(terms.event(simulated=self._randomness.is_simulated))
             fit.private(terms)

@@ -10,7 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from privacy.errors import PolicyRefusal
 from privacy.mechanisms.joint_clip import MAX_CLIP_NORM, MIN_CLIP_NORM
@@ -87,18 +95,12 @@ class PlanSettings(_Settings):
     fit: _Fit
     evaluation: _Evaluation
 
-    @field_validator("encoder")
+    @field_validator("encoder", "blend")
     @classmethod
-    def _is_known(cls, name: str) -> str:
-        if name not in ENCODERS:
-            raise ValueError(f"unknown; this client has {', '.join(ENCODERS)}")
-        return name
-
-    @field_validator("blend")
-    @classmethod
-    def _is_preset(cls, name: str) -> str:
-        if name not in PRESETS:
-            raise ValueError(f"unknown; this client has {', '.join(PRESETS)}")
+    def _is_known(cls, name: str, field: ValidationInfo) -> str:
+        known = PRESETS if field.field_name == "blend" else ENCODERS
+        if name not in known:
+            raise ValueError(f"unknown; this client has {', '.join(known)}")
         return name
 
     @model_validator(mode="after")

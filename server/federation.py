@@ -422,16 +422,16 @@ class Federation:
         self.publish()
         self._after_release(name)
 
-    def release_metrics(self, name: str, *, stage: str) -> None:
+    def release_metrics(self, name: str) -> None:
         """Release 4: recall and NDCG as secure noisy sums."""
         terms = self._terms(name)
-        secure_sum = self._charged(terms, step=0, kind=wire.EVALUATE, parameters={"stage": stage})
+        secure_sum = self._charged(terms, step=0, kind=wire.EVALUATE, parameters={"stage": "test"})
         quality = quality_from_sums(secure_sum, terms)
         self.outcome.qualities[name] = quality
         self._after_release(name)
 
     def _release_final_metrics(self) -> None:
-        self.release_metrics("metrics-final", stage="test")
+        self.release_metrics("metrics-final")
         if any(release.kind == "metrics-detail" for release in self.plan.releases):
             self.release_detail()
 

@@ -276,9 +276,14 @@ def format_table(result: Result) -> str:
         spread = "" if row["spread"] is None else f"{row['spread']:.4f}"
         figures = "".join(f"{row[name]:>11.4f}" for name in metrics)
         lines.append(f"{row['method']:<36} {epsilon:>8} {row['seeds']:>5}{figures}  {spread}")
-    if result["other_code"]:
-        lines.append(
-            f"{result['other_code']} of {len(result['runs'])} runs were kept from other code than this: "
-            "give another --out to measure them anew"
-        )
-    return "\n".join(lines)
+    return "\n".join([*lines, *other_code_lines(result)])
+
+
+def other_code_lines(result: Result) -> list[str]:
+    """A line where some of the runs were kept from other code than this."""
+    if not result["other_code"]:
+        return []
+    return [
+        f"{result['other_code']} of {len(result['runs'])} runs were kept from other code than this: "
+        "give another --out to measure them anew"
+    ]

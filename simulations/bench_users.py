@@ -15,7 +15,7 @@ from privacy.errors import InputError
 from server.certificate import code_version
 from server.federation import Watcher
 from server.scenario import Scenario, override
-from simulations.bench_quality import federated_row, measured_run
+from simulations.bench_quality import federated_row, measured_run, other_code_lines
 
 Result = dict[str, Any]
 
@@ -86,9 +86,4 @@ def format_table(result: Result) -> str:
             f"{row['users']:>8,} {row['epsilon']!s:>8} {row['seeds']:>5} {figures} "
             f"{row['popularity recall@10']:>11.4f}  {row['spread']:.4f}"
         )
-    if result["other_code"]:
-        lines.append(
-            f"{result['other_code']} of {len(result['runs'])} runs were kept from other code than this: "
-            "give another --out to measure them anew"
-        )
-    return "\n".join(lines)
+    return "\n".join([*lines, *other_code_lines(result)])
