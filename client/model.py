@@ -137,8 +137,7 @@ class ClientModel:
     def channels(self, histories: Sequence[NDArray[np.int64]], scorer: ChannelScores) -> torch.Tensor:
         """Every channel's standardised scores ``[B, n_items, C]``, on the CPU, after each whole history."""
         ids_BL, mask_BL = self._windows(histories)
-        last_B1 = torch.full((len(histories), 1), ids_BL.shape[1] - 1, device=self.device)
-        fixed_BNC = scorer.fixed_channels(ids_BL, mask_BL, last_B1).squeeze(1)
+        fixed_BNC = scorer.fixed_channels(ids_BL, mask_BL)
         items_ND = self.items_for(scorer)
         encoder_BN = standardise(self._user_vectors(ids_BL, mask_BL, items_ND) @ items_ND.T)
         return torch.cat([encoder_BN.unsqueeze(-1), fixed_BNC], dim=-1).cpu()

@@ -4,7 +4,7 @@ Each channel is standardised per user over the catalogue, so that the blend's we
 default. A release chooses among a few sets of weights (``presets``); a client that may fit without noise goes on from there
 (``blend_fit``).
 
-Shapes: B users, L history, P positions, N items, D dimensions, C channels.
+Shapes: B users, L history, N items, D dimensions, C channels.
 """
 
 from __future__ import annotations
@@ -115,26 +115,24 @@ class ChannelScores:
         self._device = public.tower_ND.device
         self._popularity_N = standardise(public.popularity_N.clamp(min=0.0))
 
-    def fixed_channels(self, ids_BL: Tensor, mask_BL: Tensor, positions_BP: Tensor) -> Tensor:
-        """Standardised scores [B, P, N, C - 1] of all channels but the encoder, after each position."""
+    def fixed_channels(self, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
+        """Standardised scores [B, N, C - 1] of all channels but the encoder, after each whole history."""
+        n_items = len(self._popularity_N)
         context = newest_items(
             ids_BL.cpu().numpy(),
             mask_BL.cpu().numpy(),
-            positions_BP.cpu().numpy(),
-            n_items=len(self._popularity_N),
+            n_items=n_items,
             recent=self.recent,
             decay=self.decay,
         )
-        batch, positions = positions_BP.shape
-        shape = (batch, positions, len(self._popularity_N))
-        fixed = torch.zeros(*shape, len(CHANNELS) - 1, device=self._device)
+        fixed_BNC = torch.zeros(len(ids_BL), n_items, len(CHANNELS) - 1, device=self._device)
         for channel, scores in enumerate(self._scores(context)):
             if scores is not None:
-                fixed[..., channel] = standardise(scores.expand(shape[0] * shape[1], -1).reshape(shape))
-        return fixed
+                fixed_BNC[..., channel] = standardise(scores)
+        return fixed_BNC
 
     def _scores(self, context: sparse.csr_array) -> tuple[Tensor | None, ...]:
-        """Each channel's scores, [B * P, N] or [N], in the order of ``CHANNELS`` without the encoder."""
+        """Each channel's scores, [B, N] or [N], in the order of ``CHANNELS`` without the encoder."""
         transitions, content_NF, own = self.public.transitions, self.public.content_NF, self.own
         return (
             None if transitions is None else _tensor(transitions.sparse.scores(context), self._device),
@@ -146,8 +144,8 @@ class ChannelScores:
 
     def _content(self, context: sparse.csr_array, content_NF: Tensor) -> Tensor:
         """Likeness to the recency-weighted mean of the newest items' content."""
-        mean_MF = _tensor(context @ content_NF.cpu().numpy(), self._device)
-        return mean_MF @ content_NF.T
+        mean_BF = _tensor(context @ content_NF.cpu().numpy(), self._device)
+        return mean_BF @ content_NF.T
 
 
 def _tensor(array: NDArray[np.floating], device: torch.device | None) -> Tensor:

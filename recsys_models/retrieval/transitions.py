@@ -213,30 +213,25 @@ def count_transitions(
 
 
 def newest_items(
-    ids: Int, mask: NDArray[np.bool_], positions: Int, *, n_items: int, recent: int, decay: float
+    ids: Int, mask: NDArray[np.bool_], *, n_items: int, recent: int, decay: float
 ) -> sparse.csr_array:
-    """The newest items up to some positions of each history, weighted by recency; every row's weights add up to 1.
+    """The newest items of each history, weighted by recency; what a history shorter than ``recent`` lacks counts as nothing.
 
     Args:
         ids: ``[B, L]`` histories, right-aligned.
         mask: ``[B, L]`` True where there is an item.
-        positions: ``[B, P]`` which positions to look back from.
         n_items: size of the catalogue.
         recent: how many newest items count.
         decay: weight of an item relative to the next newer one.
 
     Returns:
-        ``[B * P, n_items]``, position by position for each history in turn.
+        ``[B, n_items]``; the weights of a row with all its ``recent`` items add up to 1.
     """
-    batch, asked = positions.shape
-    ages = np.arange(recent)
-    at = positions[:, :, None] - ages
-    users = np.arange(batch)[:, None, None]
-    usable = (at >= 0) & mask[users, at.clip(min=0)]
-    rows = np.broadcast_to(np.arange(batch * asked).reshape(batch, asked, 1), at.shape)[usable]
-    weights = np.broadcast_to(decay**ages / (decay**ages).sum(), at.shape)[usable]
-    items = ids[users, at.clip(min=0)][usable]
-    return sparse.csr_array((weights.astype(np.float32), (rows, items)), shape=(batch * asked, n_items))
+    weights = decay ** np.arange(recent)
+    weights = (weights / weights.sum()).astype(np.float32)
+    users, ages = np.nonzero(mask[:, ::-1][:, :recent])
+    items = ids[:, ::-1][users, ages]
+    return sparse.csr_array((weights[ages], (users, items)), shape=(len(ids), n_items))
 
 
 def _row_normalised(counts: sparse.csr_array, prior_total: float) -> sparse.csr_array:

@@ -29,7 +29,14 @@ POPULARITY = np.maximum(RANDOM.normal(2.0, 2.0, size=N), -1.0).astype(np.float32
 FACTORS = RANDOM.normal(size=(2, N, 3)).astype(np.float32)
 TRANSITIONS = TransitionReadings(from_head(RANDOM.random((5, 5)), HEAD, N), SmoothTransitions(*FACTORS))
 CONTENT = np.where(np.arange(N)[:, None] == 5, 0.0, RANDOM.normal(size=(N, 6)))
-HISTORIES = [np.array([1, 2, 3, 8]), np.array([12]), np.array([0, 5]), np.array([4, 1, 3, 3, 8, 12, 4])]
+NOBODY = np.zeros(0, np.int64)
+HISTORIES = [
+    np.array([1, 2, 3, 8]),
+    np.array([12]),
+    NOBODY,
+    np.array([0, 5]),
+    np.array([4, 1, 3, 3, 8, 12, 4]),
+]
 
 
 OWN = count_transitions(HISTORIES, N, orders=2, decay=0.7)
@@ -53,27 +60,21 @@ def plain_mean(seen: np.ndarray, rows: np.ndarray, recent: int, decay: float) ->
 
 
 @pytest.mark.parametrize("recent", [2, 10])
-def test_channels_equal_a_plain_computation_at_every_position(recent: int) -> None:
-    scorer = ChannelScores(public(content=True), own=OWN, recent=recent, decay=0.8)
-    ids, mask = window(HISTORIES, 20)
-    length = ids.shape[1]
-    positions = torch.arange(length).repeat(len(HISTORIES), 1)
-    fixed = scorer.fixed_channels(torch.from_numpy(ids), torch.from_numpy(mask), positions).numpy()
-    assert fixed.shape == (len(HISTORIES), length, N, len(CHANNELS) - 1)
+def test_channels_equal_a_plain_computation(recent: int) -> None:
+    fixed = fixed_scores(ChannelScores(public(content=True), own=OWN, recent=recent, decay=0.8)).numpy()
+    assert fixed.shape == (len(HISTORIES), N, len(CHANNELS) - 1)
     sparse, own = TRANSITIONS.sparse.matrix.toarray(), OWN.matrix.toarray()
-    for user, history in enumerate(HISTORIES):
-        for position in range(length):
-            seen = history[: max(0, len(history) - (length - 1 - position))]
-            by_channel = {
-                "transitions": plain_mean(seen, sparse, recent, 0.8),
-                "smooth transitions": plain_mean(seen, FACTORS[0] @ FACTORS[1].T, recent, 0.8),
-                "popularity": np.maximum(POPULARITY, 0.0),
-                "content": CONTENT @ plain_mean(seen, CONTENT, recent, 0.8),
-                "own transitions": np.log(plain_mean(seen, own, recent, 0.8) + 2e-4),
-            }
-            for name, scores in by_channel.items():
-                found = fixed[user, position, :, CHANNELS.index(name) - 1]
-                np.testing.assert_allclose(found, plain_standardise(scores), atol=2e-5, err_msg=name)
+    for user, seen in enumerate(HISTORIES):
+        by_channel = {
+            "transitions": plain_mean(seen, sparse, recent, 0.8),
+            "smooth transitions": plain_mean(seen, FACTORS[0] @ FACTORS[1].T, recent, 0.8),
+            "popularity": np.maximum(POPULARITY, 0.0),
+            "content": CONTENT @ plain_mean(seen, CONTENT, recent, 0.8),
+            "own transitions": np.log(plain_mean(seen, own, recent, 0.8) + 2e-4),
+        }
+        for name, scores in by_channel.items():
+            found = fixed[user, :, CHANNELS.index(name) - 1]
+            np.testing.assert_allclose(found, plain_standardise(scores), atol=2e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("n_items", [12, 15, 30])
@@ -83,7 +84,7 @@ def test_a_history_that_own_counts_know_nothing_of_leaves_their_channel_at_zero(
     own = SparseTransitions(np.zeros(n_items + 1, np.int64), np.zeros(0, np.int64), nothing[:0])
     ids, mask = (torch.from_numpy(a) for a in window([np.array([1, 2]), np.zeros(0, np.int64)], 4))
     scorer = ChannelScores(channels, own=own)
-    assert not scorer.fixed_channels(ids, mask, torch.tensor([[1], [1]])).any()
+    assert not scorer.fixed_channels(ids, mask).any()
 
 
 def test_standardised_rows_have_mean_zero_and_deviation_one_and_constants_vanish() -> None:
@@ -100,8 +101,7 @@ def test_standardised_rows_have_mean_zero_and_deviation_one_and_constants_vanish
 
 def fixed_scores(scorer: ChannelScores) -> torch.Tensor:
     ids, mask = (torch.from_numpy(a) for a in window(HISTORIES, 20))
-    last = torch.full((len(HISTORIES), 1), ids.shape[1] - 1)
-    return scorer.fixed_channels(ids, mask, last).squeeze(1)
+    return scorer.fixed_channels(ids, mask)
 
 
 def test_the_blend_starts_as_the_default_weighted_sum() -> None:
