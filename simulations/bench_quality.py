@@ -25,10 +25,11 @@ from recsys_models.data.dataset import Dataset
 from server.certificate import code_version
 from server.federation import Watcher
 from server.scenario import Scenario, override
-from simulations.central_rows import DP_POPULARITY, baseline_rows, private_rows, twin_rows
+from simulations.central_rows import DP_POPULARITY, baseline_rows, plain_method, private_rows
 from simulations.protocols import LABELS, Protocol
 from simulations.run import simulate
 from simulations.synthetic import synthetic_log
+from simulations.twin_rows import twin_rows
 
 Result = dict[str, Any]
 FOLDERS = ("ml-100k", "ml-1m", "amazon-beauty")
@@ -54,6 +55,8 @@ REACH_UNPROTECTED: dict[tuple[str, float], dict[str, float]] = {
     ("ml-1m", 1.0): {"recall@10": 0.10},
 }
 """Of the rows :data:`UNPROTECTED`."""
+FEDERATION_COST = 0.03
+"""Most that a federation without privacy may lose against the centralised twin of its encoder, as a share."""
 
 
 def run(
@@ -82,7 +85,7 @@ def run(
         baselines: also the central baselines, without privacy and with it at each budget.
         also_unprotected: a second row at each finite budget, with users of one client not protected from each other.
         protocol: one of :data:`simulations.protocols.PROTOCOLS`; the federation runs under the first two.
-        twins: encoders to train centrally as well, or ``all``.
+        twins: encoders to train centrally as well, or ``all``; at the federation's size, from as many seeds.
         say: one line after each run.
 
     Returns:
@@ -96,7 +99,8 @@ def run(
     if baselines:
         rows += baseline_rows(under, kept, say)
         rows += private_rows(under, epsilons, kept, say)
-    rows += twin_rows(under, twins, kept, say)
+    size = scenario.encoder_size
+    rows += twin_rows(under, twins, kept, say, size=size, length=scenario.model.max_length, seeds=seeds)
     runs: list[Result] = []
     federated = protocol in _FEDERATED_PROTOCOLS
     if federated and protocol != scenario.simulation.protocol:
@@ -109,7 +113,7 @@ def run(
             ]
             runs += finished
             rows.append(federated_row(epsilon, finished))
-    missed = shortfalls(data.name, rows) if protocol == "last-out" else []
+    missed = shortfalls(data.name, rows, twin=scenario.encoder) if protocol == "last-out" else []
     code = code_version()["sha256"]
     return {
         "dataset": data.summary(),
@@ -118,6 +122,7 @@ def run(
         "metrics": list(under.metrics),
         "split_checksum": under.checksum,
         "clients": scenario.simulation.clients,
+        "encoder": f"{scenario.encoder}, {size.dim} wide, {size.blocks} deep",
         "rows": rows,
         "runs": runs,
         "other_code": sum(one["code"] != code for one in runs),
@@ -235,9 +240,16 @@ def federated_row(epsilon: float, runs: list[Result]) -> Result:
     }
 
 
-def shortfalls(name: str, rows: Sequence[Result]) -> list[str]:
-    """Figures of the federation below their reach, one line each: what, whose, at which budget, and the reach."""
+def shortfalls(name: str, rows: Sequence[Result], *, twin: str = "") -> list[str]:
+    """Figures of the federation below their reach, one line each: what, whose, at which budget, and the reach.
+
+    Args:
+        name: of the data set.
+        rows: of the table.
+        twin: the federation's encoder; where the table has its centralised twin, a federation without privacy is held to it.
+    """
     private = {row["epsilon"]: row["recall@10"] for row in rows if row["method"] == DP_POPULARITY}
+    twins = {row["method"]: row for row in rows if row["method"] == plain_method(twin)}
     missed: list[str] = []
     for row in rows:
         if row["method"] not in (FEDERATION, UNPROTECTED):
@@ -249,6 +261,12 @@ def shortfalls(name: str, rows: Sequence[Result]) -> list[str]:
             f"{metric} {row[metric]:.4f} of {whose} is below {least}"
             for metric, least in reaches.get((name, epsilon), {}).items()
             if not row[metric] >= least
+        ]
+        missed += [
+            f"{metric} {row[metric]:.4f} of {whose} is more than {FEDERATION_COST:.0%} below {method}, {central[metric]:.4f}"
+            for method, central in twins.items()
+            for metric in ("recall@10", "ndcg@10")
+            if math.isinf(epsilon) and not row[metric] >= (1.0 - FEDERATION_COST) * central[metric]
         ]
         popularity = max(row["popularity recall@10"], private.get(row["epsilon"], 0.0))
         if math.isfinite(epsilon) and not row["recall@10"] >= popularity:
@@ -267,7 +285,7 @@ def format_table(result: Result) -> str:
     metrics: list[str] = result["metrics"]
     heads = "".join(f"{name.replace('ndcg', 'NDCG'):>11}" for name in metrics)
     lines = [
-        f"{result['dataset']}, {result['clients']} clients, {LABELS[result['protocol']]}, "
+        f"{result['dataset']}, {result['clients']} clients ({result['encoder']}), {LABELS[result['protocol']]}, "
         f"{result['evaluated_users']} users judged, checksum {result['split_checksum'][:12]}",
         f"{'method':<36} {'epsilon':>8} {'seeds':>5}{heads}  spread",
     ]

@@ -1,4 +1,4 @@
-"""Rows of the quality table that are fitted centrally on pooled logs: baselines, private baselines, twins of the encoders.
+"""Rows of the quality table that are fitted centrally on pooled logs: baselines, and private baselines.
 
 Finished rows are kept in a folder under a digest of everything that decides them, and not fitted again.
 """
@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from privacy.accounting.accountant import epsilon as epsilon_of
 from privacy.accounting.analytic_gaussian import gaussian_mu
@@ -32,9 +30,7 @@ from recsys_models.baselines import (
     TransitionCounts,
 )
 from recsys_models.baselines.dpals import Noise, newest_items_matrix, noisy_popularity
-from recsys_models.encoders import ENCODER_SIZES, ENCODERS, build_encoder
 from recsys_models.evaluation import Scorer
-from recsys_models.training import EncoderScorer, TrainingSettings, train_centrally
 from simulations.protocols import Protocol
 
 Row = dict[str, Any]
@@ -63,21 +59,12 @@ DPALS_GRID: tuple[dict[str, tuple[Any, ...]], ...] = (
     _HEADS,
 )
 """Tuned group by group, in this order, by validation NDCG@10; the first group, on which most depends, once more."""
-TWIN_SIZE = "M"
-TWIN_LENGTH = 50
-_MOST_ITEMS_FULL_SOFTMAX = 10_000
-_TWIN_NEGATIVES = 512
-_TWIN_DROPOUT = 0.2
-TWIN_SETTINGS = TrainingSettings(epochs=40, batch_size=32, look_every=2, patience=8, device="cpu")
-LARGE_TWIN_SETTINGS = replace(TWIN_SETTINGS, epochs=22, batch_size=64)
-"""Where there are more than :data:`_MANY_EVENTS`: fewer, larger passes."""
-_MANY_EVENTS = 500_000
 
 
 def baseline_rows(protocol: Protocol, folder: Path, say: Say) -> list[Row]:
     """Every baseline without noise."""
     return [
-        _kept(folder, protocol, {"method": name}, lambda n=name, b=build: _plain(n, b(), protocol), say)
+        kept_row(folder, protocol, {"method": name}, lambda n=name, b=build: plain_row(n, b(), protocol), say)
         for name, build in _baselines(protocol)
     ]
 
@@ -99,9 +86,15 @@ def _baselines(protocol: Protocol) -> list[tuple[str, Callable[[], Scorer]]]:
     return found
 
 
-def _plain(name: str, scorer: Scorer, protocol: Protocol) -> Row:
+def plain_method(name: str) -> str:
+    """What the row of a scorer fitted without noise is called."""
+    return f"{name} (central, no privacy)"
+
+
+def plain_row(name: str, scorer: Scorer, protocol: Protocol) -> Row:
+    """The row of a scorer fitted without noise."""
     return {
-        "method": f"{name} (central, no privacy)",
+        "method": plain_method(name),
         "epsilon": None,
         "seeds": 1,
         **protocol.judge(scorer),
@@ -119,10 +112,10 @@ def private_rows(protocol: Protocol, epsilons: Sequence[float], folder: Path, sa
         if math.isinf(epsilon):
             continue
         key: Row = {"method": "popularity", "epsilon": epsilon, "draws": DRAWS}
-        rows.append(_kept(folder, protocol, key, lambda e=epsilon: _private_popularity(protocol, e), say))
+        rows.append(kept_row(folder, protocol, key, lambda e=epsilon: _private_popularity(protocol, e), say))
         if protocol.has_validation and protocol.train.catalogue.n_items <= _MOST_ITEMS_DENSE:
             key = {"method": "DPALS", "epsilon": epsilon, "grid": DPALS_GRID, "shares": DPALS_SHARES}
-            rows.append(_kept(folder, protocol, key, lambda e=epsilon: _dpals(protocol, e, say), say))
+            rows.append(kept_row(folder, protocol, key, lambda e=epsilon: _dpals(protocol, e, say), say))
     return rows
 
 
@@ -202,60 +195,16 @@ def _private_row(method: str, epsilon: float, spent: float, figures: list[dict[s
     }
 
 
-def twin_rows(
-    protocol: Protocol, encoders: Sequence[str], folder: Path, say: Say, *, seed: int = 1
-) -> list[Row]:
-    """The centralised twin of each encoder: the same architecture, trained on all logs pooled, without noise."""
-    settings = LARGE_TWIN_SETTINGS if protocol.train.n_events > _MANY_EVENTS else TWIN_SETTINGS
-    if protocol.train.catalogue.n_items > _MOST_ITEMS_FULL_SOFTMAX:
-        settings = replace(settings, negatives=_TWIN_NEGATIVES)
-    names = ENCODERS if list(encoders) == ["all"] else [name for name in encoders if name != "none"]
-    rows: list[Row] = []
-    for name in names:
-        key: Row = {
-            "method": name,
-            "settings": asdict(settings),
-            "size": asdict(ENCODER_SIZES[TWIN_SIZE]),
-            "length": TWIN_LENGTH,
-            "dropout": _TWIN_DROPOUT,
-            "seed": seed,
-        }
-        rows.append(_kept(folder, protocol, key, lambda n=name: _twin(n, protocol, settings, say, seed), say))
-    return rows
+def kept_row(folder: Path, protocol: Protocol, key: Row, build: Callable[[], Row], say: Say) -> Row:
+    """The row of this key: read if it was finished before, else built and kept.
 
-
-def _twin(name: str, protocol: Protocol, settings: TrainingSettings, say: Say, seed: int) -> Row:
-    size, train = ENCODER_SIZES[TWIN_SIZE], protocol.train
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        # Item vectors of about unit length, brought to unit variance for the trunk.
-        tower = nn.Embedding(train.catalogue.n_items, size.dim)
-        nn.init.normal_(tower.weight, std=size.dim**-0.5)
-        encoder = build_encoder(
-            name,
-            size.dim,
-            max_length=TWIN_LENGTH,
-            blocks=size.blocks,
-            heads=size.heads,
-            dropout=_TWIN_DROPOUT,
-            start="random",
-            input_scale=size.dim**0.5,
-        )
-        scorer = EncoderScorer(encoder, tower.weight.detach())
-        training = train_centrally(
-            encoder,
-            tower,
-            train,
-            settings,
-            np.random.default_rng(seed),
-            validate=(lambda: protocol.validation(scorer)) if protocol.has_validation else None,
-            say=lambda line: say(f"{name} (central): {line}"),
-        )
-    return {**_plain(name, scorer, protocol), "epochs": training.best_epoch}
-
-
-def _kept(folder: Path, protocol: Protocol, key: Row, build: Callable[[], Row], say: Say) -> Row:
-    """The row of this key: read if it was finished before, else built and kept."""
+    Args:
+        folder: where rows are kept.
+        protocol: data set and split.
+        key: ``method``, and all else that decides the figures.
+        build: computes the row.
+        say: one line after it was built.
+    """
     whole = {"revision": _REVISION, "protocol": protocol.name, "checksum": protocol.checksum, **key}
     digest = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:12]
     path = folder / f"central-{protocol.name}-{str(key['method']).replace(' ', '-')}-{digest}.json"

@@ -186,7 +186,9 @@ def bench_quality(
     ] = "last-out",
     twins: Annotated[
         list[str],
-        typer.Option("--twins", help="Encoders to train centrally too (minutes each), or all, or none."),
+        typer.Option(
+            "--twins", help="Encoders to train centrally too, at --size (minutes a seed), or all, or none."
+        ),
     ] = ["none"],  # noqa: B006
     out: Annotated[Path, typer.Option("--out", help="Finished runs are kept here and not repeated.")] = Path(
         "runs/bench-quality"

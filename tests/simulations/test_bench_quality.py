@@ -78,6 +78,18 @@ def test_a_private_row_must_not_fall_below_popularity_at_its_budget() -> None:
     assert shortfalls("any", [row("inf", 0.06, popularity=0.07)]) == []
 
 
+def test_a_federation_without_privacy_is_held_to_the_centralised_twin_of_its_encoder() -> None:
+    twin = {"method": "gru (central, no privacy)", "epsilon": None, "recall@10": 0.2, "ndcg@10": 1.0}
+    near, far = row("inf", 0.1941), row("inf", 0.1939)
+    assert shortfalls("any", [twin, near], twin="gru") == []
+    (line,) = shortfalls("any", [twin, far], twin="gru")
+    assert "recall@10 0.1939" in line and "3% below gru (central, no privacy), 0.2000" in line
+    (line,) = shortfalls("any", [twin, near | {"ndcg@10": 0.96}], twin="gru")
+    assert line.startswith("ndcg@10")
+    assert shortfalls("any", [twin, far], twin="attention") == [], "another encoder is no twin"
+    assert shortfalls("any", [twin, row(8.0, 0.1)], twin="gru") == [], "noise may cost more"
+
+
 def pretend(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, bool]]:
     """Runs that take no time: recall@10 is 0.3 without privacy, else 0.1, and 0.2 for unprotected users."""
     asked: list[tuple[float, bool]] = []

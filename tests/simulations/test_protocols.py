@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ import pytest
 from privacy.errors import InputError
 from recsys_models.data.dataset import Dataset
 from recsys_models.data.splits import global_time_split
+from recsys_models.encoder_sizes import EncoderSize
 from recsys_models.training import TrainingSettings
 from server.scenario import Scenario, override
-from simulations import central_rows
+from simulations import central_rows, twin_rows
 from simulations.protocols import PROTOCOLS, Protocol
 from simulations.run import build_simulation
 from simulations.synthetic import synthetic_log
@@ -76,14 +78,26 @@ def test_a_twin_learns_and_says_its_epochs(
     settings = TrainingSettings(
         epochs=3, batch_size=16, learning_rate=5e-3, warm_up_steps=5, look_every=3, device="cpu"
     )
-    monkeypatch.setattr(central_rows, "TWIN_SETTINGS", settings)
+    monkeypatch.setattr(twin_rows, "TWIN_SETTINGS", settings)
     said: list[str] = []
-    row = central_rows.twin_rows(Protocol(data), ["mean-pool"], tmp_path, said.append)[0]
+    size = EncoderSize(dim=16, blocks=1, heads=1)
+
+    def rows(encoders: list[str], seeds: int = 1) -> list[dict[str, Any]]:
+        return twin_rows.twin_rows(
+            Protocol(data), encoders, tmp_path, said.append, size=size, length=20, seeds=seeds
+        )
+
+    row = rows(["mean-pool"])[0]
     floor = central_rows.baseline_rows(Protocol(data), tmp_path, lambda _line: None)[0]
     assert row["method"] == "mean-pool (central, no privacy)"
     assert row["recall@10"] > 1.5 * floor["recall@10"]
-    assert said[0].startswith("mean-pool (central): epoch 3 of at most 3: loss")
-    assert central_rows.twin_rows(Protocol(data), ["none"], tmp_path, said.append) == []
+    assert said[0].startswith("mean-pool (central), seed 1: epoch 3 of at most 3: loss")
+    assert rows(["none"]) == []
+    looks = len(said)
+    two = rows(["mean-pool"], seeds=2)[0]
+    assert len(said) == 2 * looks, "the first seed's row was kept"
+    other = 2 * two["recall@10"] - row["recall@10"]
+    assert two["seeds"] == 2 and two["spread"] == pytest.approx(abs(other - row["recall@10"]))
 
 
 def test_clients_measured_by_time_hold_their_users_part_of_one_split(data: Dataset, tmp_path: Path) -> None:
