@@ -152,6 +152,41 @@ def _group_row(name: str, group: Report) -> tuple[str, ...]:
     )
 
 
+def places(report: Report) -> Table | None:
+    """How far up the next item stood: how often first, precision, and the ranks by which shares of the users have found it."""
+    detail: Report = report.get("detail") or {}
+    entries = [*(detail.get("groups") or []), {"events": "all", **(detail.get("all") or {})}]
+    rows = [
+        (str(entry.get("events", "?")), *_place_cells(entry))
+        for entry in entries
+        if entry.get("rank_quantiles")
+    ]
+    if not rows:
+        return None
+    note = (
+        "Accuracy: share of users whose next item stood first. p10, p50, p90: ranks by which that share of users has found "
+        "it, as far as the released bins tell."
+    )
+    header = ("training events", "accuracy", "hit rate@5", "hit rate@10", "precision@10", "p10", "p50", "p90")
+    return Table("Places of the next item", header, rows, note)
+
+
+def _place_cells(group: Report) -> tuple[str, ...]:
+    metrics: Mapping[str, Mapping[str, Any]] = group.get("metrics") or {}
+    hit_rates = [(metrics.get(f"recall@{k}") or {}).get("value") for k in (1, 5, 10)]
+    # One relevant item a user: a list of ten that holds it is right in a tenth of its places.
+    precision = None if hit_rates[-1] is None else hit_rates[-1] / 10.0
+    quantiles: Mapping[str, Sequence[int | None]] = group["rank_quantiles"]
+    return (*map(number, hit_rates), number(precision), *map(_ranks, quantiles.values()))
+
+
+def _ranks(ends: Sequence[int | None]) -> str:
+    low, high = ends
+    if high is None:
+        return f"{low} or later"
+    return str(low) if low == high else f"{low}–{high}"
+
+
 def exposure(report: Report) -> Table | None:
     """Coverage, concentration, the gap between groups, and calibration."""
     detail: Report = report.get("detail") or {}
@@ -319,6 +354,7 @@ def all_tables(report: Report) -> list[Table]:
     makers = (
         quality,
         groups,
+        places,
         exposure,
         blends,
         budget,

@@ -13,7 +13,7 @@ from privacy.errors import InputError
 from server.report import KEY_ORDER, read_report, render_markdown, report_json, write_report
 from server.report_html import render_html
 from server.report_plots import plots
-from server.report_tables import PRIVACY_OFF, all_tables, departures, metric_title, quality, size
+from server.report_tables import PRIVACY_OFF, all_tables, departures, metric_title, places, quality, size
 from tests.server.example_report import example_report
 
 
@@ -88,6 +88,18 @@ def test_quality_stands_beside_every_baseline_with_n_and_interval() -> None:
     assert table.header == ("", "fedtower", "95 % interval", "popularity", "random", "n")
     assert table.rows[0] == ("Recall@10", "0.1812", "[0.1732, 0.1892]", "0.0931", "0.0100", "2,000")
     assert [row[0] for row in table.rows] == ["Recall@10", "Recall@20", "NDCG@10"]
+
+
+def test_places_name_precision_accuracy_and_quantiles_of_the_rank() -> None:
+    metrics = {f"recall@{k}": {"value": value} for k, value in ((1, 0.07), (5, 0.26), (10, 0.41))}
+    shown = {"metrics": metrics, "rank_quantiles": {"p10": [1, 1], "p50": [11, 20], "p90": [51, None]}}
+    hidden = {"events": "0-9", "suppressed": "fewer than 20 users"}
+    table = places({"detail": {"groups": [hidden, {"events": "10+", **shown}], "all": shown}})
+    assert table is not None
+    assert table.header[1:5] == ("accuracy", "hit rate@5", "hit rate@10", "precision@10")
+    cells = ("0.0700", "0.2600", "0.4100", "0.0410", "1", "11–20", "51 or later")
+    assert table.rows == [("10+", *cells), ("all", *cells)]
+    assert places({}) is None
 
 
 def test_the_user_encoder_comes_first_with_zero_bytes() -> None:
