@@ -95,9 +95,15 @@ def render_markdown(report: Report) -> str:
     if report.get("refused"):
         blocks.append(f"> **Stopped:** {_escape(str(report['refused']))}")
     for table in all_tables(report):
-        blocks += [f"## {table.title}", _escape(table.note), _markdown_table(table)]
+        blocks.append(markdown_section(table))
     blocks += _markdown_lists(report)
     return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def markdown_section(table: Table) -> str:
+    """The table under its title and note; nothing in it becomes markup."""
+    blocks = (f"## {table.title}", _escape(table.note), _markdown_table(table))
+    return "\n\n".join(block for block in blocks if block)
 
 
 def _markdown_table(table: Table) -> str:

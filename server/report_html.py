@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -17,7 +18,7 @@ _PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy"
       content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
-<title>fedtower: report of a run</title>
+<title>{title}</title>
 <style>{style}</style>
 </head>
 <body>
@@ -85,8 +86,18 @@ def render_html(report: Report) -> str:
     pictures = "".join(_plot(text, svg) for text, svg in plots(report).items())
     parts.append(f'<div class="plots">{pictures}</div>' if pictures else "")
     parts.append(_lists(report))
-    parts += [_table(table) for table in all_tables(report)]
-    return _PAGE.format(style=_STYLE, body="\n".join(part for part in parts if part))
+    parts += [html_table(table) for table in all_tables(report)]
+    return html_page("fedtower: report of a run", parts)
+
+
+def html_page(title: str, parts: Sequence[str]) -> str:
+    """One page in the report's style.
+
+    Args:
+        title: plain text.
+        parts: HTML, already escaped; empty ones are left out. Pictures are ``data:`` only, the page's policy forbids others.
+    """
+    return _PAGE.format(title=escape(title), style=_STYLE, body="\n".join(part for part in parts if part))
 
 
 def _headline(report: Report) -> str:
@@ -115,7 +126,9 @@ def _plot(text: str, svg: str) -> str:
     return f'<img alt="{escape(text)}" src="data:image/svg+xml;base64,{data}">'
 
 
-def _table(table: Table) -> str:
+def html_table(table: Table) -> str:
+    """A section with the table, every text escaped."""
+
     def cells(tag: str, row: tuple[str, ...]) -> str:
         return "".join(_cell(tag, text, i in table.text_columns) for i, text in enumerate(row))
 

@@ -200,8 +200,8 @@ def bench_quality(
     from rich.console import Console
 
     from server.console import RunProgress
-    from simulations.bench_plots import draw_budgets
     from simulations.bench_quality import format_table, run
+    from simulations.bench_report import write_bench
 
     if also_unprotected and within_client is not None:
         raise InputError("--also-unprotected measures both: leave --(no-)protect-within-client out")
@@ -229,9 +229,9 @@ def bench_quality(
             twins=twins,
             say=lambda line: typer.echo(line, err=True),
         )
-    if protocol == "last-out":
-        draw_budgets(result, out / f"{Path(dataset).name}.png")
-    show(result, as_json=as_json, lines=[format_table(result), *result["shortfalls"]])
+    name = Path(dataset).name
+    page = write_bench(result, out / (name if protocol == "last-out" else f"{name}-{protocol}"))
+    show(result, as_json=as_json, lines=[f"report   {page}", format_table(result), *result["shortfalls"]])
     finish(ok=result["ok"], check=check)
 
 
