@@ -142,7 +142,7 @@ def choose(facts: PublicFacts, machine: Machine, *, size: str | None = None) -> 
     why = "K = users / 6 · √(ε / 8), at most 4,000" if private else "all items, at most 4,000"
     choices.append(Choice("statistics.head", head, why))
     tower = (
-        "from the head's Gram matrix" if method == "matrix" else "of all items: a Gram matrix would not fit"
+        "from the head's transitions" if method == "matrix" else "of all items: their matrix would not fit"
     )
     choices.append(Choice("statistics.method", method, f"tower {tower}"))
     return choices
