@@ -112,11 +112,13 @@ def content_of(scenario: Scenario, catalogue: Catalogue) -> NDArray[np.float32] 
 
     Raises:
         InputError: a map is asked for and the catalogue says nothing about any item.
+        DataError: pretrained vectors are asked for and not installed.
     """
     tower = scenario.model.item_tower
     if tower == "ids" and scenario.model.content == "off":
         return None
-    content = content_vectors(catalogue, content_width(catalogue.n_items))
+    width = content_width(catalogue.n_items)
+    content = content_vectors(catalogue, width, method=scenario.model.text_method)
     if content.any():
         return content
     if tower != "ids":

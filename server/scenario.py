@@ -163,7 +163,8 @@ class ModelSection(_Section):
             a model of its own; as above.
         content: "auto" publishes vectors of the items' titles, texts and attributes, a recall channel of their own, and gives
             items outside the statistics a row predicted from them (``recsys_models.item_towers.cold_start``). Facts and
-            post-processing, so it costs no budget.
+            post-processing, so it costs no budget. "auto" makes the text's part of hashed n-grams; "pretrained" of pretrained
+            token vectors, which only the server needs installed (the extra ``fedtower[text]``).
         item_tower: what gradient rounds train: a row for each head item ("ids"), a linear map of the public content vectors
             ("content"), or both, added up ("fusion"). With a map an item without any event gets a vector from its content.
     """
@@ -176,8 +177,13 @@ class ModelSection(_Section):
     dropout: Annotated[float, Field(ge=0.0, le=0.9)] | None = None
     reranker: Literal["none", "neumf"] = "none"
     rating_scale: Annotated[tuple[Rating, Rating], AfterValidator(_rises)] | None = None
-    content: Literal["auto", "off"] = "auto"
+    content: Literal["auto", "pretrained", "off"] = "auto"
     item_tower: Literal["ids", "content", "fusion"] = "ids"
+
+    @property
+    def text_method(self) -> Literal["hashed", "wordllama"]:
+        """What the texts' vectors are made of (``recsys_models.item_towers.text``)."""
+        return "wordllama" if self.content == "pretrained" else "hashed"
 
 
 class ItemTowerSection(_Section):

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from privacy.errors import InputError
 from privacy.wire.federation import Arrays
 from recsys_models.data.catalogue import Catalogue
-from recsys_models.item_towers.text import content_vectors
+from recsys_models.item_towers.text import TextMethod, content_vectors
 from recsys_models.item_towers.transfer import ridge_map, rows_by_id, rows_from_content
 from recsys_models.retrieval.transitions import TransitionReadings
 from server.item_tower import SCORE_NORM, tower_sha256
@@ -87,21 +87,23 @@ def make_start(scenario: Scenario, catalogue: Catalogue, ledger_path: Path | Non
     Raises:
         InputError: the earlier run's folder cannot be used here; one line that says why.
     """
-    dim = scenario.encoder_size.dim
+    dim, method = scenario.encoder_size.dim, scenario.model.text_method
     if scenario.resume.from_run is not None:
         return _resumed(scenario, read_published(Path(scenario.resume.from_run)), catalogue, ledger_path)
     asked = scenario.item_tower
     if asked.init == "random":
         return None
     if asked.init == "text":
-        return TowerStart(_text_tower(catalogue, dim), {"init": "text", "statements": [_CONTENT_IS_FREE]})
+        return TowerStart(
+            _text_tower(catalogue, dim, method), {"init": "text", "statements": [_CONTENT_IS_FREE]}
+        )
     earlier = read_published(Path(asked.from_run or ""))
-    tower, counts = _carried(earlier, catalogue, dim, link=asked.link)
+    tower, counts = _carried(earlier, catalogue, dim, link=asked.link, method=method)
     return TowerStart(tower, _provenance("release", earlier, ledger_path, counts))
 
 
-def _text_tower(catalogue: Catalogue, dim: int) -> Float32:
-    vectors = content_vectors(catalogue, dim)
+def _text_tower(catalogue: Catalogue, dim: int, method: TextMethod) -> Float32:
+    vectors = content_vectors(catalogue, dim, method=method)
     norms = np.linalg.norm(vectors, axis=1)
     if not norms.any():
         raise InputError(
@@ -113,7 +115,8 @@ def _text_tower(catalogue: Catalogue, dim: int) -> Float32:
 def _resumed(
     scenario: Scenario, earlier: PublishedRun, catalogue: Catalogue, ledger_path: Path | None
 ) -> TowerStart:
-    tower, counts = _carried(earlier, catalogue, scenario.encoder_size.dim, link="ids")
+    dim, method = scenario.encoder_size.dim, scenario.model.text_method
+    tower, counts = _carried(earlier, catalogue, dim, link="ids", method=method)
     provenance = _provenance("resume", earlier, ledger_path, counts)
     if scenario.recipe != "gradients":
         return TowerStart(tower, provenance)
@@ -128,11 +131,11 @@ def _resumed(
 
 
 def _carried(
-    earlier: PublishedRun, catalogue: Catalogue, dim: int, *, link: str
+    earlier: PublishedRun, catalogue: Catalogue, dim: int, *, link: str, method: TextMethod
 ) -> tuple[Float32, dict[str, int]]:
     rows = _in_width(earlier, dim)
     if link == "content":
-        tower = rows_from_content(earlier.catalogue, rows, catalogue)
+        tower = rows_from_content(earlier.catalogue, rows, catalogue, method=method)
         if not tower.any():
             raise InputError(
                 f"{earlier.folder} and this catalogue share no word and no attribute value: nothing links them"
@@ -141,7 +144,7 @@ def _carried(
     tower, is_matched = rows_by_id(earlier.catalogue.item_ids, rows, catalogue.item_ids)
     _check_matched(earlier, catalogue, is_matched)
     if not is_matched.all():
-        linked = rows_from_content(earlier.catalogue, rows, catalogue)
+        linked = rows_from_content(earlier.catalogue, rows, catalogue, method=method)
         tower[~is_matched] = linked[~is_matched]
     return tower, _counts(is_matched, tower)
 

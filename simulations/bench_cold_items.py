@@ -26,7 +26,7 @@ from recsys_models.item_towers.base import export_vectors
 from recsys_models.item_towers.cold_start import fill_from_content
 from recsys_models.item_towers.hashed_text import truncated_svd
 from recsys_models.item_towers.registry import ItemFeatures, build_tower
-from recsys_models.item_towers.text import content_vectors
+from recsys_models.item_towers.text import TextMethod, content_vectors
 from recsys_models.item_towers.training import train_with_tower
 from recsys_models.metrics.intervals import proportion_estimate
 from recsys_models.training import EncoderScorer
@@ -66,7 +66,12 @@ class ColdTask:
 
 
 def run(
-    data: Dataset, *, seed: int = 0, epochs: int = 5, say: Callable[[str], None] = lambda _line: None
+    data: Dataset,
+    *,
+    seed: int = 0,
+    epochs: int = 5,
+    text: TextMethod = "hashed",
+    say: Callable[[str], None] = lambda _line: None,
 ) -> Result:
     """Measure every way to know an item.
 
@@ -74,6 +79,7 @@ def run(
         data: with titles or attributes.
         seed: which items are cold, and of training.
         epochs: of the trained towers.
+        text: what the texts' vectors are made of.
         say: one line after each row.
 
     Returns:
@@ -88,7 +94,7 @@ def run(
         raise InputError(
             f"{data.name}: nobody's last item is among the cold ones: take another seed or more users"
         )
-    content = content_vectors(data.catalogue, _CONTENT_DIM)
+    content = content_vectors(data.catalogue, _CONTENT_DIM, method=text)
     chance = {"full": _CUT / data.catalogue.n_items, "cold": _CUT / int(task.cold.sum())}
     rows: list[Result] = []
     for name, by, build in _models(task, content, seed, epochs):
@@ -100,6 +106,7 @@ def run(
     missed = shortfalls(rows, chance, users)
     return {
         "dataset": data.summary(),
+        "text": text,
         "cold_items": int(task.cold.sum()),
         "items": data.catalogue.n_items,
         "users": users,

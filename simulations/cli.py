@@ -289,6 +289,9 @@ def bench_cold_items(
     dataset: Annotated[str, typer.Argument(help="built-in, ml-100k, amazon-beauty, or a path.")],
     seed: Annotated[int, typer.Option("--seed", help="Which items are cold.")] = 0,
     epochs: Annotated[int, typer.Option("--epochs", help="Passes of the trained towers.")] = 5,
+    text: Annotated[
+        str, typer.Option("--text", help="hashed, or pretrained (needs the extra fedtower[text]).")
+    ] = "hashed",
     as_json: AsJson = False,
     check: Check = False,
 ) -> None:
@@ -297,7 +300,10 @@ def bench_cold_items(
     from simulations.bench_quality import find_dataset
 
     data = find_dataset(dataset, read_scenario(None, {}))
-    result = run(data, seed=seed, epochs=epochs, say=lambda line: typer.echo(line, err=True))
+    if text not in ("hashed", "pretrained"):
+        raise InputError(f"--text {text!r}: use hashed or pretrained")
+    method = "wordllama" if text == "pretrained" else "hashed"
+    result = run(data, seed=seed, epochs=epochs, text=method, say=lambda line: typer.echo(line, err=True))
     show(result, as_json=as_json, lines=[*result["shortfalls"], format_table(result)])
     finish(ok=result["ok"], check=check)
 

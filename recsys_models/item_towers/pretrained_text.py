@@ -44,7 +44,10 @@ def wordllama_vectors(documents: Sequence[str], dim: int) -> NDArray[np.float32]
     """
     folder = _folder()
     if folder is None or not wordllama_is_installed():
-        raise DataError("wordllama is not installed: pip install 'fedtower[text]', or use method='hashed'")
+        raise DataError(
+            "pretrained text vectors (wordllama) are not installed: pip install 'fedtower[text]', or use hashed n-grams "
+            "(content = 'auto', --text hashed)"
+        )
     from safetensors.numpy import load_file
 
     table = next(iter(load_file(folder / _TABLE).values())).astype(np.float32)

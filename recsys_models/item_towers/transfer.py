@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from recsys_models.data.catalogue import Catalogue
 from recsys_models.errors import DataError
-from recsys_models.item_towers.text import content_vectors
+from recsys_models.item_towers.text import TextMethod, content_vectors
 from recsys_models.release_shapes import content_width
 
 Float32 = NDArray[np.float32]
@@ -78,7 +78,9 @@ def rows_by_id(
     return carried, at >= 0
 
 
-def rows_from_content(source: Catalogue, rows: Float32, target: Catalogue) -> Float32:
+def rows_from_content(
+    source: Catalogue, rows: Float32, target: Catalogue, *, method: TextMethod = "hashed"
+) -> Float32:
     """Vectors of the target's items from their content, by the map that content has to the source's tower.
 
     Items are matched by nothing: this is how a tower moves to another domain, whose item ids mean other things. Source items
@@ -88,12 +90,16 @@ def rows_from_content(source: Catalogue, rows: Float32, target: Catalogue) -> Fl
         source: the earlier tower's items.
         rows: ``[source.n_items, d]`` its vectors.
         target: the new items.
+        method: of the texts' vectors; pretrained ones know words that the two catalogues do not share.
 
     Returns:
         ``[target.n_items, d]``.
+
+    Raises:
+        DataError: pretrained vectors are asked for and not installed.
     """
     both = _side_by_side(source, target)
-    together = content_vectors(both, content_width(both.n_items))
+    together = content_vectors(both, content_width(both.n_items), method=method)
     # Decimal ids sort by number, prefixed ones as text: places are looked up, not assumed.
     known = together[both.indices_of([_SOURCE + item for item in source.item_ids])]
     new = together[both.indices_of([_TARGET + item for item in target.item_ids])]
