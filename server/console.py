@@ -143,6 +143,8 @@ def print_summary(report: Report, console: Console | None = None, folder: Path |
         console.print(Panel(Text(PRIVACY_OFF, style="bold"), style="white on red"))
     if report.get("refused"):
         console.print(Panel(Text(f"Stopped: {report['refused']}"), style="bold red"))
+    for notice in report.get("notices") or []:
+        console.print(Text(str(notice), style="yellow"))
     for table in (quality(report), budget(report), _without_exact_bytes(departures(report))):
         if table is not None:
             print_table(table, console)

@@ -58,7 +58,7 @@ def make_plan(
         )
     users = sum(users_of.values())
     releases = _releases(scenario, users, n_items, popularity_is_known)
-    _check_map(scenario, users, releases)
+    _check_map(scenario, users)
     if scenario.private:
         _check_fixed_noise(scenario, releases)
         fixed = scenario.privacy.noise_multipliers
@@ -88,9 +88,7 @@ def _releases(
 ) -> tuple[ScheduledRelease, ...]:
     shares = scenario.shares
     with_statistics = scenario.recipe in ("statistics", "hybrid")
-    with_gradients = scenario.recipe == "gradients" or (
-        scenario.recipe == "hybrid" and users >= scenario.gradients.min_users
-    )
+    with_gradients = has_gradient_rounds(scenario, users)
     fit_is_charged = scenario.private and scenario.privacy.protect_within_client and fit_steps(scenario) > 0
     releases: list[ScheduledRelease] = []
     if not popularity_is_known:
@@ -127,6 +125,30 @@ def _releases(
     if _detail_is_on(scenario, users, sum(release.share for release in releases)):
         releases.append(ScheduledRelease("metrics-detail", "metrics-detail", shares.metrics_detail))
     return tuple(releases)
+
+
+def has_gradient_rounds(scenario: Scenario, users: int) -> bool:
+    """Whether so many enrolled users make gradient rounds under this scenario."""
+    if scenario.recipe == "hybrid":
+        return users >= scenario.gradients.min_users
+    return scenario.recipe == "gradients"
+
+
+def notices(scenario: Scenario, users: int) -> list[str]:
+    """What was asked for and is not used, a line each, with the cure; none where everything counts.
+
+    Args:
+        scenario: what was asked for.
+        users: enrolled.
+    """
+    asked = scenario.gradients.asked
+    if not asked or has_gradient_rounds(scenario, users):
+        return []
+    return [
+        f"Not used: {asked}. recipe = 'hybrid' has gradient rounds from gradients.min_users = "
+        f"{scenario.gradients.min_users:,} users on, here {users:,} are enrolled; gradients.min_users = 0 or recipe = "
+        "'gradients' makes them."
+    ]
 
 
 def popularity_share(scenario: Scenario, users: int) -> float:
@@ -313,8 +335,8 @@ def _fit_learning_rate(scenario: Scenario) -> float:
     return 0.25 if scenario.private and scenario.privacy.protect_within_client else 0.002
 
 
-def _check_map(scenario: Scenario, users: int, releases: tuple[ScheduledRelease, ...]) -> None:
-    if scenario.model.item_tower == "ids" or any(release.kind == "gradients" for release in releases):
+def _check_map(scenario: Scenario, users: int) -> None:
+    if scenario.model.item_tower == "ids" or has_gradient_rounds(scenario, users):
         return
     raise InputError(
         f"model.item_tower = {scenario.model.item_tower!r} is trained by gradient rounds, and recipe = 'hybrid' has them from "

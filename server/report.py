@@ -15,6 +15,7 @@ from server.report_tables import PRIVACY_OFF, Report, Table, all_tables, is_priv
 
 # The order of report.json; keys that are not named here follow in alphabetical order.
 KEY_ORDER = (
+    "notices",
     "metrics",
     "baselines",
     "detail",
@@ -94,6 +95,7 @@ def render_markdown(report: Report) -> str:
         blocks.append(f"> **{PRIVACY_OFF}**")
     if report.get("refused"):
         blocks.append(f"> **Stopped:** {_escape(str(report['refused']))}")
+    blocks += [f"> {_escape(str(notice))}" for notice in report.get("notices") or []]
     for table in all_tables(report):
         blocks.append(markdown_section(table))
     blocks += _markdown_lists(report)

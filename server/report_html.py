@@ -82,6 +82,7 @@ def render_html(report: Report) -> str:
         parts.append(f'<section class="alarm">{escape(PRIVACY_OFF)}</section>')
     if report.get("refused"):
         parts.append(f'<section class="alarm">Stopped: {escape(str(report["refused"]))}</section>')
+    parts += [f"<section>{escape(str(notice))}</section>" for notice in report.get("notices") or []]
     parts.append(_headline(report))
     pictures = "".join(_plot(text, svg) for text, svg in plots(report).items())
     parts.append(f'<div class="plots">{pictures}</div>' if pictures else "")

@@ -31,6 +31,7 @@ from recsys_models.release_shapes import content_width
 from server.federation import Federation, Watcher
 from server.item_tower import tower_sha256
 from server.ledger_statement import open_ledger
+from server.plan import notices
 from server.published import ARRAYS_FILE, CATALOGUE_FILE
 from server.quality import Quality, random_quality
 from server.report import write_report
@@ -197,6 +198,9 @@ def make_report(federation: Federation, *, seconds: float) -> Report:
             "popularity": _estimates(final.popularity, final.users),
             "random": _estimates(random_quality(final.users, federation.n_items, 0.0), final.users),
         }
+    unused = notices(scenario, report["users"]) if federation.has_plan else []
+    if unused:
+        report["notices"] = unused
     if federation.start is not None:
         report["started_from"] = federation.start.provenance
     if outcome.detail is not None:

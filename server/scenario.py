@@ -127,6 +127,12 @@ class GradientsSection(_Section):
     local_steps: Annotated[int, Field(ge=1, le=1000)] = 1
     local_learning_rate: Annotated[float, Field(gt=0.0)] = 1.0
 
+    @property
+    def asked(self) -> str:
+        """Settings of the rounds that are not the defaults, as text; ``min_users`` only says whether there are rounds."""
+        asked = self.model_dump(exclude_defaults=True, exclude={"min_users"})
+        return ", ".join(f"gradients.{name} = {value!r}" for name, value in asked.items())
+
 
 class FitSection(_Section):
     """Training of each client's encoder on the published tower; nothing is sent.
@@ -369,6 +375,15 @@ class Scenario(_Section):
                 f"gradients.local_steps = {self.gradients.local_steps} moves a client's own copy of the rows it touches, and "
                 f"model.item_tower = {tower!r} a map behind all rows: use gradients.local_steps = 1, or "
                 "model.item_tower = 'ids'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _refuse_settings_of_rounds_that_there_are_not(self) -> Scenario:
+        if self.recipe == "statistics" and self.gradients.asked:
+            raise ValueError(
+                f"{self.gradients.asked}: read by gradient rounds alone, and recipe = 'statistics' has none: use recipe = "
+                "'gradients' or 'hybrid', or leave it at its default"
             )
         return self
 

@@ -19,7 +19,7 @@ from privacy.errors import InputError
 from recsys_models.data.dataset import Dataset
 from recsys_models.negatives import FULL_SOFTMAX_ITEMS
 from server.budget_plan import expected_quality, plan_statement, read_measured
-from server.plan import head_items, statistics_method
+from server.plan import has_gradient_rounds, head_items, statistics_method
 from server.report import read_report
 from server.scenario import Scenario, override
 from simulations.advise_machine import Machine, StepModel
@@ -137,7 +137,8 @@ def choose(facts: PublicFacts, machine: Machine, *, size: str | None = None) -> 
     ]
     scenario = scenario_of(facts, choices)
     head = head_items(scenario, facts.users, facts.items)
-    choices.append(_loss(private, head))
+    if has_gradient_rounds(scenario, facts.users):
+        choices.append(_loss(private, head))
     method = statistics_method(scenario, facts.users, facts.items)
     why = "K = users / 6 · √(ε / 8), at most 4,000" if private else "all items, at most 4,000"
     choices.append(Choice("statistics.head", head, why))

@@ -194,6 +194,7 @@ def _fit_seconds(scenario: Scenario, users: int, items: int, length: int, units:
         "fit.steps": units,
         "fit.epochs": units,
         "recipe": "statistics",
+        "gradients": {},
         "evaluation.detail": "off",
         "statistics.head": min(items, 50),
         "statistics.method": "matrix",

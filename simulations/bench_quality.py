@@ -214,6 +214,7 @@ def _figures(out: Path, epsilon: float, seed: int) -> Result:
         "popularity recall@10": exact["popularity recall@10"],
         "item_tower_sha256": report["item_tower_sha256"],
         "seconds": report["seconds"]["total"],
+        "notices": report.get("notices", []),
         "code": code.read_text(encoding="ascii").strip() if code.exists() else "unknown",
     }
 
@@ -294,14 +295,15 @@ def format_table(result: Result) -> str:
         spread = "" if row["spread"] is None else f"{row['spread']:.4f}"
         figures = "".join(f"{row[name]:>11.4f}" for name in metrics)
         lines.append(f"{row['method']:<36} {epsilon:>8} {row['seeds']:>5}{figures}  {spread}")
-    return "\n".join([*lines, *other_code_lines(result)])
+    return "\n".join([*lines, *footnotes(result)])
 
 
-def other_code_lines(result: Result) -> list[str]:
-    """A line where some of the runs were kept from other code than this."""
-    if not result["other_code"]:
-        return []
-    return [
-        f"{result['other_code']} of {len(result['runs'])} runs were kept from other code than this: "
-        "give another --out to measure them anew"
-    ]
+def footnotes(result: Result) -> list[str]:
+    """What the runs did not use of what was asked for, once each, and whether some were kept from other code than this."""
+    lines = list(dict.fromkeys(notice for one in result["runs"] for notice in one["notices"]))
+    if result["other_code"]:
+        lines.append(
+            f"{result['other_code']} of {len(result['runs'])} runs were kept from other code than this: "
+            "give another --out to measure them anew"
+        )
+    return lines

@@ -14,7 +14,7 @@ from server.report import markdown_section
 from server.report_html import html_page, html_table
 from server.report_tables import Table, number
 from simulations.bench_plots import draw_budgets
-from simulations.bench_quality import other_code_lines
+from simulations.bench_quality import footnotes
 from simulations.protocols import LABELS
 
 Result = dict[str, Any]
@@ -73,7 +73,7 @@ def quality_table(result: Result) -> Table:
     if with_interval:
         header = (*header, f"95 % interval of {_INTERVAL_OF}")
         note += " Intervals (Wilson) are for who happens to be a user; a seed adds no users, so they do not shrink with seeds."
-    return Table("Quality beside baselines", header, rows, " ".join([note, *other_code_lines(result)]))
+    return Table("Quality beside baselines", header, rows, " ".join([note, *footnotes(result)]))
 
 
 def _interval(row: Mapping[str, Any], users: int) -> str:

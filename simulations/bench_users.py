@@ -15,7 +15,7 @@ from privacy.errors import InputError
 from server.certificate import code_version
 from server.federation import Watcher
 from server.scenario import Scenario, override
-from simulations.bench_quality import federated_row, measured_run, other_code_lines
+from simulations.bench_quality import federated_row, footnotes, measured_run
 
 Result = dict[str, Any]
 
@@ -86,4 +86,4 @@ def format_table(result: Result) -> str:
             f"{row['users']:>8,} {row['epsilon']!s:>8} {row['seeds']:>5} {figures} "
             f"{row['popularity recall@10']:>11.4f}  {row['spread']:.4f}"
         )
-    return "\n".join([*lines, *other_code_lines(result)])
+    return "\n".join([*lines, *footnotes(result)])

@@ -34,22 +34,27 @@ SMALL = {
     "model.dim": 8,
     "model.max_length": 12,
     "statistics.head": 20,
-    "gradients.rounds": 2,
-    "gradients.negatives": 8,
     "fit.steps": 0,
     "evaluation.detail": "off",
     "simulation.users": 60,
     "simulation.items": 40,
     "simulation.clients": 5,
 }
+_SMALL_ROUNDS = {"gradients.rounds": 2, "gradients.negatives": 8}
 
 Tamper = Callable[[str, str, bytes], bytes]
 """``(kind, client, request) -> request``: what a lying server sends instead."""
 
 
+def small_settings(changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """``SMALL`` with changes, and few gradient rounds where there are any."""
+    asked = SMALL | dict(changes or {})
+    return asked if asked["recipe"] == "statistics" else _SMALL_ROUNDS | asked
+
+
 def small_scenario(changes: Mapping[str, Any] | None = None) -> Scenario:
     """The smallest scenario that has every part but the fit, whose sampled steps take a second to account for."""
-    return override(Scenario(), SMALL | dict(changes or {}))
+    return override(Scenario(), small_settings(changes))
 
 
 def dataset_of(histories: Sequence[Sequence[int]], n_items: int = 40) -> Dataset:

@@ -63,6 +63,8 @@ def claimed_release(
         {
             "recipe": name,
             "model.item_tower": scenario.model.item_tower if name == "gradients" else "ids",
+            # A scenario of statistics is refused beside settings of gradient rounds.
+            **({"gradients": {}} if name == "statistics" else {}),
             "privacy.mode": "on",
             "privacy.epsilon": epsilon,
             "privacy.noise_multipliers": {name: 1.0 / gaussian_mu(epsilon, scenario.privacy.delta)},

@@ -92,7 +92,7 @@ def run(
             "simulation.items": items,
             "privacy.noise": "per_client" if clients <= 4 else scenario.privacy.noise,
             "gradients.min_users": 0,
-            "gradients.rounds": 2,
+            **({} if scenario.recipe == "statistics" else {"gradients.rounds": 2}),
             "fit.steps": 1,
             "model.dim": min(scenario.encoder_size.dim, 8),
             "model.heads": 1,

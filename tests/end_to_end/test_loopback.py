@@ -255,10 +255,10 @@ def toml_of(changes: dict[str, Any]) -> str:
 
 
 def small_file(folder: Path, changes: dict[str, Any] | None = None) -> Path:
-    from tests.tiny_federation import SMALL
+    from tests.tiny_federation import small_settings
 
     path = folder / "scenario.toml"
-    path.write_text(toml_of(SMALL | (changes or {})))
+    path.write_text(toml_of(small_settings(changes)))
     return path
 
 
@@ -297,6 +297,18 @@ def test_the_command_prints_the_report_and_writes_the_folder(
     } <= written
 
 
+def test_a_loss_that_no_round_reads_is_said_in_summary_and_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = small_file(tmp_path, {"recipe": "hybrid", "privacy.mode": "off", "fit.epochs": 0})
+    code, out, _ = command(capsys, "simulate", path, "--loss", "bpr", "--out", tmp_path / "run")
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    (line,) = report["notices"]
+    assert code == 0 and "gradients.loss = 'bpr'" in line and "here 60 are enrolled" in line
+    assert line in " ".join(out.split())
+    assert "gradients" not in report["seconds"]
+
+
 def test_a_spent_budget_is_one_line_and_exit_code_3(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -327,6 +339,11 @@ CATALOGUE = "item_id,title\n" + "".join(f"i{k},Item {k}\n" for k in range(9))
         ({}, ["--epsilon", "-1"], "privacy.epsilon: Input should be greater than 0 (got -1.0)"),
         ({}, ["--epsilon", "nan"], "privacy.epsilon"),
         ({}, ["--recipe", "hybird"], "'hybird'"),
+        (
+            {},
+            ["--recipe", "statistics", "--loss", "bpr"],
+            "gradients.loss = 'bpr': read by gradient rounds alone",
+        ),
         ({"scenario.toml": "[privacy]\nepsilom = 3\n"}, ["scenario.toml"], "did you mean 'privacy.epsilon'?"),
         ({"scenario.toml": "epsilon = [\n"}, ["scenario.toml"], "not valid TOML"),
         ({}, ["missing.toml"], "missing.toml"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from server.report_tables import PRIVACY_OFF
 from tests.server.example_report import example_report
 
 
-def _summary(report: dict[str, object], width: int = 100) -> str:
+def _summary(report: Mapping[str, object], width: int = 100) -> str:
     out = io.StringIO()
     print_summary(report, Console(file=out, width=width), Path("runs/example"))
     return out.getvalue()
@@ -49,6 +50,11 @@ def test_privacy_off_and_a_refusal_come_first() -> None:
     report = example_report() | {"privacy": {"mode": "off"}, "refused": "the client said no"}
     text = _summary(report, width=200)
     assert text.index(PRIVACY_OFF) < text.index("the client said no") < text.index("Recall@10")
+
+
+def test_what_a_run_did_not_use_is_said_before_its_figures() -> None:
+    text = _summary(example_report() | {"notices": ["Not used: [loss] = 'bpr'."]})
+    assert text.index("Not used: [loss] = 'bpr'.") < text.index("Recall@10")
 
 
 def _lines(**settings: object) -> list[str]:

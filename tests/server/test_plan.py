@@ -9,7 +9,7 @@ from privacy.accounting.accountant import epsilon
 from privacy.accounting.plan import FederationPlan
 from privacy.errors import InputError, PolicyRefusal
 from privacy.wire.federation import most_behind, round_to_two_digits
-from server.plan import fit_steps, gradient_rounds, head_items, make_plan, popularity_share
+from server.plan import fit_steps, gradient_rounds, head_items, make_plan, notices, popularity_share
 from server.scenario import Scenario, override
 from tests.tiny_federation import small_scenario
 
@@ -101,6 +101,26 @@ def test_a_map_of_content_is_refused_where_there_are_too_few_users_to_train_it(t
     assert "gradients" in names(planned({**asked, "gradients.min_users": 2000}))
 
 
+def test_what_was_asked_of_rounds_that_are_left_out_is_said_with_the_cure() -> None:
+    asked: dict[str, Any] = {
+        "recipe": "hybrid",
+        "gradients.loss": "bpr",
+        "gradients.server_optimizer": "fedavg",
+    }
+    scenario = override(Scenario(), asked)
+    (line,) = notices(scenario, 99_999)
+    for part in (
+        "Not used: gradients.loss = 'bpr', gradients.server_optimizer = 'fedavg'.",
+        "gradients.min_users = 100,000 users on, here 99,999",
+        "gradients.min_users = 0 or recipe = 'gradients'",
+    ):
+        assert part in line
+    assert not notices(scenario, 100_000)
+    for used in ({"recipe": "gradients"}, {"gradients.min_users": 0}):
+        assert not notices(override(scenario, used), 2000)
+    assert not notices(override(Scenario(), {"gradients.min_users": 5000}), 2000)
+
+
 def test_popularity_has_a_larger_share_of_little_budget() -> None:
     few = [popularity_share(override(Scenario(), {"privacy.epsilon": e}), 943) for e in (0.1, 1.0, 4.0, 8.0)]
     assert few == sorted(few, reverse=True)
@@ -179,7 +199,7 @@ def test_default_lengths_of_training() -> None:
 
 
 def test_a_softmax_over_too_many_items_is_refused_with_the_reason() -> None:
-    changes = {"gradients.loss": "softmax", "statistics.head": 10_001}
+    changes = {"recipe": "hybrid", "gradients.loss": "softmax", "statistics.head": 10_001}
     with pytest.raises(InputError, match="a row for each of them, and more than 10,000 do not fit"):
         make_plan(
             small_scenario(changes),

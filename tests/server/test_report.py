@@ -82,6 +82,12 @@ def test_a_refused_run_has_a_report() -> None:
     assert all_tables({}) == []
 
 
+def test_what_a_run_did_not_use_is_said() -> None:
+    report = example_report() | {"notices": ["Not used: <loss> = 'bpr'."]}
+    assert "> Not used: \\<loss\\> = 'bpr'." in render_markdown(report).splitlines()
+    assert "<section>Not used: &lt;loss&gt; = &#x27;bpr&#x27;.</section>" in render_html(report)
+
+
 def test_quality_stands_beside_every_baseline_with_n_and_interval() -> None:
     table = quality(example_report())
     assert table is not None

@@ -102,6 +102,31 @@ def test_sizes_and_losses_that_do_not_exist(changes: dict[str, Any], message: st
         override(Scenario(), changes)
 
 
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"gradients.loss": "bpr"}, r"gradients\.loss = 'bpr': read by gradient rounds alone"),
+        (
+            {"gradients.loss": "gbce", "gradients.rounds": 3},
+            r"gradients\.rounds = 3, gradients\.loss = 'gbce': read by",
+        ),
+        ({"gradients.server_optimizer": "fedavg"}, r"gradients\.server_optimizer = 'fedavg': read by"),
+    ],
+)
+def test_settings_of_gradient_rounds_are_refused_where_there_are_none(
+    changes: dict[str, Any], named: str
+) -> None:
+    for recipe in ("hybrid", "gradients"):
+        asked = override(Scenario(), {"recipe": recipe, **changes})
+        with pytest.raises(InputError, match=named + ".*recipe = 'gradients' or 'hybrid', or leave"):
+            override(asked, {"recipe": "statistics"})
+    document = {"recipe": "statistics", "gradients": {k.split(".")[1]: v for k, v in changes.items()}}
+    with pytest.raises(InputError, match="scenario.toml: scenario: .*" + named):
+        parse_scenario(document, source="scenario.toml")
+    at_default = {"recipe": "statistics", "gradients.loss": "sampled-softmax", "gradients.min_users": 0}
+    assert override(Scenario(), at_default).recipe == "statistics"
+
+
 def test_several_mistakes_are_told_together() -> None:
     with pytest.raises(InputError, match=r"greater than 0.*; .*'hybird'|'hybird'.*; .*greater than 0"):
         parse_scenario({"recipe": "hybird", "privacy": {"epsilon": -2.0}}, source="s")

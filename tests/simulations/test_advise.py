@@ -29,16 +29,21 @@ def chosen(facts: PublicFacts, machine: Machine = CPU) -> dict[str, Any]:
 
 def test_noise_asks_for_little_and_its_absence_for_more() -> None:
     private = chosen(FACTS)
-    assert (private["encoder"], private["model.size"], private["gradients.loss"]) == (
-        "attention",
-        "S",
-        "sampled-softmax",
-    )
+    assert (private["encoder"], private["model.size"]) == ("attention", "S")
     assert private["statistics.head"] == 333
     free = replace(FACTS, epsilon=None)
-    assert (chosen(free)["model.size"], chosen(free)["gradients.loss"]) == ("M", "softmax")
+    assert chosen(free)["model.size"] == "M"
     assert (chosen(free, GPU)["model.size"], chosen(free, GPU)["encoder"]) == ("L", "gated-attention")
     assert chosen(FACTS, GPU)["model.size"] == "S"
+
+
+def test_a_loss_is_proposed_where_gradient_rounds_would_read_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for facts, loss in ((FACTS, "sampled-softmax"), (replace(FACTS, epsilon=None), "softmax")):
+        for recipe, expected in (("gradients", loss), ("hybrid", None), ("statistics", None)):
+            choice = advice.Choice("recipe", recipe, "as asked")
+            monkeypatch.setattr(advice, "_recipe", lambda _facts, choice=choice: choice)
+            assert chosen(facts).get("gradients.loss") == expected
+            assert scenario_of(facts, choose(facts, CPU)).recipe == recipe
 
 
 @pytest.mark.parametrize(
@@ -113,7 +118,8 @@ def test_a_line_goes_through_what_was_measured() -> None:
 
 
 def test_a_step_is_timed_on_a_real_client() -> None:
-    scenario = override(Scenario(), {"encoder": "mean-pool", "model.dim": 8, "model.max_length": 10})
+    small = {"encoder": "mean-pool", "model.dim": 8, "model.max_length": 10, "gradients.loss": "softmax"}
+    scenario = override(Scenario(), small)
     assert 0.0 <= step_seconds(scenario, 20, 40, 8, 4) < 5.0
 
 

@@ -99,7 +99,13 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, bool]]:
         asked.append((epsilon, protects))
         recall = 0.3 if math.isinf(epsilon) else 0.1 if protects else 0.2
         written = "inf" if math.isinf(epsilon) else epsilon
-        figures = {"recall@20": 0.4, "epsilon_spent": None, "seed": seed, "code": "other"}
+        figures = {
+            "recall@20": 0.4,
+            "epsilon_spent": None,
+            "seed": seed,
+            "code": "other",
+            "notices": ["Not used."],
+        }
         return row(written, recall + seed / 1000, protects=protects) | figures
 
     monkeypatch.setattr(bench_quality, "measured_run", measured)
@@ -127,6 +133,7 @@ def test_one_command_measures_both_protections_and_the_run_without_privacy_once(
         (UNPROTECTED, 8.0),
     ]
     assert [one["recall@10"] for one in result["rows"]] == pytest.approx([0.3015, 0.1015, 0.2015])
+    assert format_table(result).count("Not used.") == 1
     assert "6 of 6 runs were kept from other code" in format_table(result)
     draw_budgets(result, tmp_path / "plots" / "both.png")
     assert (tmp_path / "plots" / "both.png").read_bytes().startswith(b"\x89PNG")

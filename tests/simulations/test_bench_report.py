@@ -29,7 +29,7 @@ def bench(
             row | {"method": "fedtower", "epsilon": "inf", "seeds": 3, "spread": 0.01},
             row | {"method": "fedtower", "epsilon": 8.0, "seeds": 3, "spread": 0.02},
         ],
-        "runs": [{}, {}, {}],
+        "runs": [{"notices": ["Not used."]}] * 3,
         "other_code": 1,
         "shortfalls": ["recall@10 0.2000 of fedtower at epsilon 8 is below 0.3"],
         "ok": False,
@@ -42,7 +42,7 @@ def test_each_row_has_an_interval_from_the_users_that_were_judged() -> None:
     assert table.header[-1] == "95 % interval of recall@10"
     assert {row[-1] for row in table.rows} == {f"[{estimate.low:.4f}, {estimate.high:.4f}]"}
     assert [row[1] for row in table.rows] == ["", "inf", "8"]
-    assert "1 of 3 runs were kept from other code" in table.note
+    assert "Not used. 1 of 3 runs were kept from other code" in table.note
 
 
 @pytest.mark.parametrize(
