@@ -292,6 +292,9 @@ def bench_cold_items(
     text: Annotated[
         str, typer.Option("--text", help="hashed, or pretrained (needs the extra fedtower[text]).")
     ] = "hashed",
+    networks: Annotated[
+        bool, typer.Option("--networks", help="Also networks over words; built-in: pictures, sounds too.")
+    ] = False,
     as_json: AsJson = False,
     check: Check = False,
 ) -> None:
@@ -303,7 +306,14 @@ def bench_cold_items(
     if text not in ("hashed", "pretrained"):
         raise InputError(f"--text {text!r}: use hashed or pretrained")
     method = "wordllama" if text == "pretrained" else "hashed"
-    result = run(data, seed=seed, epochs=epochs, text=method, say=lambda line: typer.echo(line, err=True))
+    result = run(
+        data,
+        seed=seed,
+        epochs=epochs,
+        text=method,
+        networks=networks,
+        say=lambda line: typer.echo(line, err=True),
+    )
     show(result, as_json=as_json, lines=[*result["shortfalls"], format_table(result)])
     finish(ok=result["ok"], check=check)
 

@@ -38,6 +38,8 @@ from simulations.synthetic_items import GENRES, RELATED_ITEMS, World, invent_ite
 REGIONS = ("north", "east", "south", "west", "islands")
 AGE_GROUPS = ("under 25", "25 to 44", "45 to 64", "65 and over")
 FEWEST_ITEMS = 40
+BUILT_IN_NAME = "synthetic"
+"""Begins the names of the data sets that are made here."""
 
 _BLOCK = 4096
 """Users simulated at a time; the log of a seed does not depend on memory, so this is fixed."""
@@ -94,7 +96,7 @@ def synthetic_log(users: int = 2000, items: int = 1000, *, seed: int = 0) -> Dat
     region = np.concatenate([block.region for block in blocks])
     age = np.concatenate([block.age_group for block in blocks])
     attributes = {"region": [REGIONS[r] for r in region], "age_group": [AGE_GROUPS[a] for a in age]}
-    return Dataset(f"synthetic-{users}x{items}", sequences, world.catalogue, attributes)
+    return Dataset(f"{BUILT_IN_NAME}-{users}x{items}", sequences, world.catalogue, attributes)
 
 
 @dataclass(frozen=True)

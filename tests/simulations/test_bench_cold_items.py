@@ -64,7 +64,7 @@ def test_the_same_seed_gives_the_same_figures(data: Dataset, result: dict[str, A
 
 def test_names_a_leak_and_a_miss() -> None:
     chance = {"full": 0.01, "cold": 0.1}
-    content = {"model": "map", "by": "content", "full": 0.12, "full_low": 0.1}
+    content = {"model": "map", "by": "content", "full": 0.12, "full_low": 0.1, "cold": 0.3, "cold_low": 0.2}
     index = {"model": "table", "by": "index", "full": 0.008, "full_low": 0.004}
     assert shortfalls([content, index], chance, 500) == []
     (leak,) = shortfalls([content, {**index, "full": 0.05, "full_low": 0.03}], chance, 500)
@@ -72,3 +72,6 @@ def test_names_a_leak_and_a_miss() -> None:
     for poor in (0.09, float("nan")):
         (missed,) = shortfalls([{**content, "full": poor}, index], chance, 500)
         assert "wanted 0.1000" in missed
+    for luck in (0.1, float("nan")):
+        (missed,) = shortfalls([{**content, "cold_low": luck}, index], chance, 500)
+        assert "map" in missed and "not surely above chance 0.1000" in missed
