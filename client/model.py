@@ -46,8 +46,8 @@ class ClientModel:
     Attributes:
         own_items: item vectors of this client's own, ``[n_items, dim]``: trained with the encoder, or the published
             ones times the factor it was trained under; None where it works with the published as they are.
-        own_transitions: transitions of this client's own users, counted without noise; None where they are protected
-            from each other.
+        own_transitions: transitions of this client's own users, counted without noise, or with privacy off the published
+            ones of everybody's; None where users are protected from each other.
 
     Args:
         settings: the plan's model settings.

@@ -80,8 +80,17 @@ class OrdinaryFit:
             self._count_own(self._log.seen("test"))
 
     def _count_own(self, histories: list[NDArray[np.int64]]) -> None:
-        """Unless the published transitions hold these already: released without noise, and of every item."""
-        if not self._settings["private"] and len(self._public.head) == self._public.n_items:
+        """Unless the published transitions hold these already, and everybody's: released without noise, and of every item.
+
+        Those take their place, to be read like counts.
+        """
+        released = self._public.transitions
+        if (
+            released is not None
+            and not self._settings["private"]
+            and len(self._public.head) == self._public.n_items
+        ):
+            self._model.own_transitions = released.sparse
             return
         self._model.own_transitions = count_transitions(
             histories, self._public.n_items, orders=self._settings["orders"], decay=self._settings["decay"]

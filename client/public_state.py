@@ -108,6 +108,11 @@ class PublicState:
         """Weights of the channels to begin with; None before any were published."""
         return self._arrays.get("blend")
 
+    @property
+    def transitions(self) -> TransitionReadings | None:
+        """Released transitions, as they were read when they arrived; None before their release."""
+        return self._transitions
+
     def channels(self, device: torch.device | None = None) -> PublicChannels:
         """Everything a recommender scores with, on ``device``; the transitions as they were read when they arrived."""
         content = self._arrays.get("content")

@@ -29,9 +29,8 @@ built-in log and Amazon Beauty beyond 3.
 """
 
 _TINY = 1e-6
-# Probabilities below this are alike: own counts are read as logarithms, which a softmax adds up like evidence. In units of
-# this a probability of 0 has the logarithm 0, so that a row of zeros stays constant to the last bit.
-_RAREST = 2e-4
+_OWN_DECAY = 0.7
+"""Of the newest items where counts without noise are read, each of which says more than a released one."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +93,9 @@ class ChannelScores:
 
     Args:
         public: what was published.
-        own: transitions counted over this client's own users, without noise. They carry one of its users into what the
-            others are recommended, so they are for clients whose encoder is not protected from their own users either.
+        own: transitions counted without noise, over this client's own users or, with privacy off, over everybody. They
+            carry one user into what the others are recommended, so they are for clients whose encoder is not protected
+            from their own users either. Read by the roots of their weights (``SparseTransitions.roots``).
         recent: transitions and content look at this many newest items.
         decay: weight of an item relative to the next newer one.
     """
@@ -118,28 +118,28 @@ class ChannelScores:
     def fixed_channels(self, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
         """Standardised scores [B, N, C - 1] of all channels but the encoder, after each whole history."""
         n_items = len(self._popularity_N)
-        context = newest_items(
-            ids_BL.cpu().numpy(),
-            mask_BL.cpu().numpy(),
-            n_items=n_items,
-            recent=self.recent,
-            decay=self.decay,
-        )
+        ids, mask = ids_BL.cpu().numpy(), mask_BL.cpu().numpy()
         fixed_BNC = torch.zeros(len(ids_BL), n_items, len(CHANNELS) - 1, device=self._device)
-        for channel, scores in enumerate(self._scores(context)):
+        for channel, scores in enumerate(self._scores(ids, mask, n_items)):
             if scores is not None:
                 fixed_BNC[..., channel] = standardise(scores)
         return fixed_BNC
 
-    def _scores(self, context: sparse.csr_array) -> tuple[Tensor | None, ...]:
+    def _scores(
+        self, ids: NDArray[np.int64], mask: NDArray[np.bool_], n_items: int
+    ) -> tuple[Tensor | None, ...]:
         """Each channel's scores, [B, N] or [N], in the order of ``CHANNELS`` without the encoder."""
         transitions, content_NF, own = self.public.transitions, self.public.content_NF, self.own
+        context, newer = (
+            newest_items(ids, mask, n_items=n_items, recent=self.recent, decay=decay)
+            for decay in (self.decay, _OWN_DECAY)
+        )
         return (
             None if transitions is None else _tensor(transitions.sparse.scores(context), self._device),
             None if transitions is None else _tensor(transitions.smooth.scores(context), self._device),
             self._popularity_N,
             None if content_NF is None else self._content(context, content_NF),
-            None if own is None else _tensor(np.log1p(own.scores(context) / _RAREST), self._device),
+            None if own is None else _tensor(own.root_scores(newer), self._device),
         )
 
     def _content(self, context: sparse.csr_array, content_NF: Tensor) -> Tensor:

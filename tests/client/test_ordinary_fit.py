@@ -17,7 +17,12 @@ from client.public_state import PublicState
 from privacy.randomness import SeededRandomness
 from recsys_models.metrics.ranking import reciprocal_rank, target_ranks
 from recsys_models.retrieval.blend import CHANNELS
-from recsys_models.retrieval.transitions import SparseTransitions, count_transitions
+from recsys_models.retrieval.transitions import (
+    SmoothTransitions,
+    SparseTransitions,
+    TransitionReadings,
+    count_transitions,
+)
 from tests.tiny_federation import dataset_of
 
 N, DIM, USERS = 30, 8, 40
@@ -212,14 +217,27 @@ def test_users_with_nothing_to_fit_leave_the_model_as_it_was(histories: list[lis
 @pytest.mark.parametrize(
     ("private", "head", "counted"), [(True, N, True), (False, N - 1, True), (False, N, False)]
 )
-def test_own_transitions_are_left_out_where_the_published_ones_hold_them(
+def test_published_transitions_take_the_place_of_own_ones_where_they_hold_them(
     private: bool, head: int, counted: bool
 ) -> None:
-    public = public_of(TOWER)
-    public.update({"head": np.arange(head)})
-    model, fit = fitted(log_of(walks()), {**settings_with(epochs=1), "private": private}, public=public)
+    everybody = count_transitions(log_of(walks(60)).training, N, orders=2, decay=0.5)
+    nothing = SmoothTransitions(*np.zeros((2, N, 0), np.float32))
+    public, log = public_of(TOWER), log_of(walks())
+    public.update({"head": np.arange(head), **TransitionReadings(everybody, nothing).to_arrays()})
+    model, fit = fitted(log, {**settings_with(epochs=1), "private": private}, public=public)
     fit.count_all()
-    assert (model.own_transitions is not None) == counted
+    if counted:
+        assert_counts(model.own_transitions, log.seen("test"))
+    else:
+        assert model.own_transitions is not None
+        assert (model.own_transitions.matrix != everybody.matrix).nnz == 0
+
+
+def test_own_transitions_are_counted_where_none_were_published() -> None:
+    public = public_of(TOWER)
+    public.update({"head": np.arange(N)})
+    model, _ = fitted(log_of(walks()), {**settings_with(epochs=1), "private": False}, public=public)
+    assert model.own_transitions is not None
 
 
 def test_users_of_one_training_event_fit_the_blend_alone() -> None:

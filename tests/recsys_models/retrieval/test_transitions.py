@@ -52,6 +52,14 @@ def dense_context(users: list[np.ndarray], recent: int, decay: float) -> np.ndar
     return rows
 
 
+def test_roots_add_up_what_several_newest_items_lead_to() -> None:
+    dense = np.array([[0.0, 0.36, 0.0, 0.0], [0.0, 0.04, 0.09, -0.5], [0.0] * 4, [0.0] * 4])
+    matrix = sparse_of(dense)
+    context = sparse.csr_array(np.array([[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]]))
+    np.testing.assert_allclose(matrix.root_scores(context), [[0.0, 0.4, 0.15, 0.0], [0.0] * 4], atol=1e-7)
+    assert matrix.root_scores(context).dtype == np.float32
+
+
 # --- a sparse matrix -------------------------------------------------------------------------------------------
 
 
