@@ -27,6 +27,7 @@ from recsys_models.baselines import (
     ItemKNN,
     Popularity,
     RandomRanking,
+    RootTransitionCounts,
     TransitionCounts,
 )
 from recsys_models.baselines.dpals import Noise, newest_items_matrix, noisy_popularity
@@ -82,6 +83,7 @@ def _baselines(protocol: Protocol) -> list[tuple[str, Callable[[], Scorer]]]:
             ("EASE, recency", lambda: EASE(train, decay=0.9)),
             ("transition counts", lambda: TransitionCounts(train)),
         ]
+    found.append(("transition counts, roots", lambda: RootTransitionCounts(train)))
     found.append(("iALS", lambda: ImplicitALS(train, dim=64, unobserved_weight=0.3, l2=0.01)))
     return found
 

@@ -4,7 +4,13 @@ Each is fitted on :class:`~recsys_models.data.sequences.Sequences` and is a ``Sc
 (:mod:`recsys_models.evaluation`): histories in, scores over the catalogue out.
 """
 
-from recsys_models.baselines.counting import ItemKNN, Popularity, RandomRanking, TransitionCounts
+from recsys_models.baselines.counting import (
+    ItemKNN,
+    Popularity,
+    RandomRanking,
+    RootTransitionCounts,
+    TransitionCounts,
+)
 from recsys_models.baselines.dpals import DPALS, DpalsSettings
 from recsys_models.baselines.linear import EASE, ImplicitALS
 
@@ -16,5 +22,6 @@ __all__ = [
     "ItemKNN",
     "Popularity",
     "RandomRanking",
+    "RootTransitionCounts",
     "TransitionCounts",
 ]

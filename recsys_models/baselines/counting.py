@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys_models.batches import window
 from recsys_models.data.sequences import Sequences
+from recsys_models.retrieval.transitions import count_transitions, newest_items
 
 Histories = Sequence[NDArray[np.int64]]
 
@@ -84,6 +86,26 @@ class TransitionCounts:
     def __call__(self, histories: Histories) -> NDArray[np.floating]:
         """Scores [B, n_items]."""
         return decayed_rows(self.counts, histories, decay=self.decay, last=self.last)
+
+
+class RootTransitionCounts:
+    """Transitions up to five steps apart, rows divided by their totals, read by roots: what fedtower reads exact counts by.
+
+    See :attr:`recsys_models.retrieval.transitions.SparseTransitions.roots`. The stronger bar, where there are enough counts.
+    """
+
+    def __init__(self, train: Sequences, *, orders: int = 5, decay: float = 0.7, last: int = 10) -> None:
+        histories = [train.of(user) for user in range(train.n_users)]
+        self.transitions = count_transitions(histories, train.catalogue.n_items, orders=orders, decay=decay)
+        self.decay, self.last = decay, last
+
+    def __call__(self, histories: Histories) -> NDArray[np.floating]:
+        """Scores [B, n_items]."""
+        ids, mask = window(histories, self.last)
+        context = newest_items(
+            ids, mask, n_items=self.transitions.n_items, recent=self.last, decay=self.decay
+        )
+        return self.transitions.root_scores(context)
 
 
 def user_item_matrix(sequences: Sequences) -> NDArray[np.float64]:

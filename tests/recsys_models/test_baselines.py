@@ -9,7 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recsys_models.baselines import EASE, ImplicitALS, ItemKNN, Popularity, RandomRanking, TransitionCounts
+from recsys_models.baselines import (
+    EASE,
+    ImplicitALS,
+    ItemKNN,
+    Popularity,
+    RandomRanking,
+    RootTransitionCounts,
+    TransitionCounts,
+)
 from recsys_models.data import Catalogue, LeaveLastOut, Sequences, leave_last_out
 from recsys_models.errors import DataError
 from recsys_models.evaluation import Scorer, evaluate
@@ -43,6 +51,16 @@ def test_transitions_decay_from_the_newest(log: Sequences) -> None:
     scorer = TransitionCounts(log, decay=0.5, last=2)
     scores = scorer([np.array([3, 2, 0])])
     np.testing.assert_allclose(scores[0], scorer.counts[0] + 0.5 * scorer.counts[2])
+
+
+def test_roots_of_transitions_add_up_over_the_newest_items(log: Sequences) -> None:
+    scorer = RootTransitionCounts(log, orders=1, decay=0.5, last=2)
+    # 0 was followed by 1 in all three of its transitions, 1 once by 2 and once by 3; 30 more are the prior of a row.
+    after_zero = np.sqrt(np.array([0, 3, 0, 0, 0]) / 33.0)
+    after_one = np.sqrt(np.array([0, 0, 1, 1, 0]) / 32.0)
+    np.testing.assert_allclose(
+        scorer([np.array([4, 0, 1])])[0], (after_one + 0.5 * after_zero) / 1.5, atol=1e-6
+    )
 
 
 def test_neighbours_are_cosines(log: Sequences) -> None:

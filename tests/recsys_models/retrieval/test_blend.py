@@ -70,7 +70,7 @@ def test_channels_equal_a_plain_computation(recent: int) -> None:
             "smooth transitions": plain_mean(seen, FACTORS[0] @ FACTORS[1].T, recent, 0.8),
             "popularity": np.maximum(POPULARITY, 0.0),
             "content": CONTENT @ plain_mean(seen, CONTENT, recent, 0.8),
-            "own transitions": plain_mean(seen, np.sqrt(own), recent, 0.7),
+            "own transitions": plain_mean(seen, np.sqrt(own), recent, 0.8),
         }
         for name, scores in by_channel.items():
             found = fixed[user, :, CHANNELS.index(name) - 1]
