@@ -51,7 +51,7 @@ class UserEncoder(nn.Module):
         dim: int,
         max_length: int,
         start: Start = "pooled",
-        decay: float = 0.8,
+        decay: float = 0.7,
         input_scale: float = 1.0,
     ) -> None:
         super().__init__()

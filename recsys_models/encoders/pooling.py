@@ -23,7 +23,7 @@ class RecencyPool(nn.Module):
         decay: weight of an item relative to the next newer one, in (0, 1].
     """
 
-    def __init__(self, max_length: int, *, decay: float = 0.8) -> None:
+    def __init__(self, max_length: int, *, decay: float = 0.7) -> None:
         super().__init__()
         if not 0.0 < decay <= 1.0:
             raise DataError(f"decay must be in (0, 1], got {decay!r}")

@@ -28,7 +28,7 @@ def build_encoder(
     heads: int = 1,
     dropout: float = 0.0,
     start: Start = "pooled",
-    decay: float = 0.8,
+    decay: float = 0.7,
     input_scale: float = 1.0,
 ) -> UserEncoder:
     """Builds an encoder; initial weights come from torch's global generator.
