@@ -29,7 +29,7 @@ def test_every_population_is_measured_at_every_budget(
         asked.append((users, epsilon, seed))
         figures = {"recall@10": users / 1000 + seed / 100, "recall@20": 0.4, "ndcg@10": 0.1}
         more = {"popularity recall@10": 0.05, "epsilon_spent": epsilon, "protect_within_client": True}
-        return {**figures, **more, "code": "other"}
+        return {**figures, **more, "notices": [], "code": "other"}
 
     monkeypatch.setattr(bench_users, "measured_run", measured)
     result = run([90, 60, 90], [8.0, 1.0], 2, scenario=small_scenario(), folder=tmp_path, watcher=Unwatched())
