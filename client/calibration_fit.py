@@ -1,6 +1,6 @@
 """The local fit of what turns scores into probabilities. Nothing of it is sent.
 
-Its two numbers are computed from this client's users without noise, so they are fitted only where the encoder is
+Its numbers are computed from this client's users without noise, so they are fitted only where the encoder is
 (``ClientHandlers``): no release that promises protection follows them.
 """
 
@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.model import ClientModel
-from recsys_models.metrics.calibration import Calibration, calibration_users, fit_calibration, unseen_scores
+from recsys_models.metrics.calibration import Calibration, unseen_scores
+from recsys_models.metrics.calibration_fit import calibration_users, fit_calibration
 from recsys_models.retrieval.blend import ChannelScores
 
 _BATCH = 128

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +167,7 @@ class ClientModel:
             if part is not None
             for name, value in part.state_dict().items()
         }
-        numbers = (self.calibration.temperature, self.calibration.chance)
+        numbers = astuple(self.calibration)
         weights[_CALIBRATION] = torch.tensor(numbers, dtype=torch.float64)
         if self.rating is not None:
             weights |= {_RATING + name: value for name, value in self.rating.state().items()}

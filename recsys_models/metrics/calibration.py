@@ -1,5 +1,5 @@
-"""Are probabilities what they say? Log-loss, the expected calibration error, and what mends both: a temperature and a share
-for chance.
+"""Are probabilities what they say? Log-loss, the expected calibration error, and what mends both: a temperature, a share for
+chance, and how sure of its list a user's softmax may be.
 
 Probabilities are the softmax of a user's scores over the catalogue: what a recommender trained with a softmax
 claims about the next item.
@@ -20,11 +20,12 @@ from recsys_models.metrics.ranking import seen_cells
 HOTTEST = 20.0
 """Temperatures lie between its inverse and this."""
 
-_FEWEST_USERS = 10
-_MOST_NUMBERS = 4_000_000
-_SEARCH_STEPS = 24
-_SHARES = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
-_GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
+LIST_LENGTH = 10
+"""Of the lists whose confidence is calibrated and reported."""
+
+_STEEPEST = 20.0
+_BISECTIONS = 14
+_SURE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,16 @@ class Calibration:
     sharpens the head of the list: its log-loss is then rather of a temperature too high for the list. The share for chance
     pays for those.
 
+    One temperature for all leaves those users' lists too sure whose scores happen to be steep. So where ``slope`` and ``shift``
+    are given, each user's temperature is the one at which her ten best items hold ``sigmoid(slope logit(m) + shift)`` instead
+    of m (the scaling of Platt, "Probabilistic Outputs for Support Vector Machines", 1999, of the confidence in a list). Within
+    a user the order of the items stays.
+
     Attributes:
         temperature: positive; above 1 evens out, below 1 sharpens.
         chance: in [0, 1).
+        slope: in [0, 20]; below 1, users differ less in how sure their lists are than their scores say.
+        shift: in nats; below 0, all lists are less sure.
 
     Raises:
         DataError: the numbers are not such.
@@ -45,12 +53,18 @@ class Calibration:
 
     temperature: float = 1.0
     chance: float = 0.0
+    slope: float = 1.0
+    shift: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0.0 < self.temperature < math.inf:
             raise DataError(f"temperature must be positive and finite, got {self.temperature!r}")
         if not 0.0 <= self.chance < 1.0:
             raise DataError(f"chance must be at least 0 and below 1, got {self.chance!r}")
+        if not (0.0 <= self.slope <= _STEEPEST and -_STEEPEST <= self.shift <= _STEEPEST):
+            raise DataError(
+                f"slope and shift must be at most {_STEEPEST}, got {self.slope!r} and {self.shift!r}"
+            )
 
 
 AS_THEY_ARE = Calibration()
@@ -108,13 +122,62 @@ def next_item_probabilities(
         raise DataError(
             f"need finite scores [B, n_items] and B histories, got {scores.shape} and {len(seen)}"
         )
-    unseen = unseen_scores(scores, seen)
+    return calibrated(unseen_scores(scores, seen), calibration)
+
+
+def calibrated(unseen: NDArray[np.floating], calibration: Calibration) -> NDArray[np.float64]:
+    """Probabilities [B, n_items] of scores with minus infinity at what each user has seen; see :class:`Calibration`."""
     highest = unseen.max(axis=1, keepdims=True, initial=-np.inf)
-    weights = np.exp((unseen - np.where(np.isfinite(highest), highest, 0.0)) / calibration.temperature)
+    shifted = (unseen - np.where(np.isfinite(highest), highest, 0.0)).astype(np.float64)
+    temperatures = _temperatures(shifted, calibration)
+    weights = np.exp(shifted / temperatures[:, None])
     chosen = weights / np.maximum(weights.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
-    is_new = np.isfinite(unseen)
+    is_new = np.isfinite(shifted)
     anything = is_new / np.maximum(is_new.sum(axis=1, keepdims=True), 1)
     return (1.0 - calibration.chance) * chosen + calibration.chance * anything
+
+
+def list_confidences(unseen: NDArray[np.floating], calibration: Calibration) -> NDArray[np.float64]:
+    """How likely each user's ten best items are said to hold her next one, [B]."""
+    width = min(LIST_LENGTH, unseen.shape[1])
+    # The best by score are the best by probability.
+    return np.partition(calibrated(unseen, calibration), unseen.shape[1] - width, axis=1)[:, -width:].sum(
+        axis=1
+    )
+
+
+def logit(probability: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``log(p / (1 - p))``, of what is within a millionth of 0 or 1 that of the millionth."""
+    inside = np.clip(probability, _SURE, 1.0 - _SURE)
+    return np.log(inside) - np.log1p(-inside)
+
+
+def _temperatures(shifted: NDArray[np.float64], calibration: Calibration) -> NDArray[np.float64]:
+    """Each user's, [B]; ``shifted`` are her scores less the highest."""
+    same = np.full(len(shifted), calibration.temperature)
+    if (calibration.slope, calibration.shift) == (1.0, 0.0):
+        return same
+    items = np.isfinite(shifted).sum(axis=1)
+    # Of ten items or fewer the list is all there is, whatever its temperature.
+    can = items > LIST_LENGTH
+    rows, items = shifted[can], items[can]
+    if not len(rows):
+        return same
+    best = np.partition(rows, rows.shape[1] - LIST_LENGTH, axis=1)[:, -LIST_LENGTH:]
+
+    def confidence(temperature: NDArray[np.float64]) -> NDArray[np.float64]:
+        listed, all_of_them = (np.exp(part / temperature[:, None]).sum(axis=1) for part in (best, rows))
+        return (1.0 - calibration.chance) * listed / all_of_them + calibration.chance * LIST_LENGTH / items
+
+    wanted = calibration.slope * logit(confidence(same[can])) + calibration.shift
+    # The confidence falls as the temperature rises, so halving finds it; out of reach it ends at the hottest or the coldest.
+    low, high = np.full(len(rows), -math.log(HOTTEST)), np.full(len(rows), math.log(HOTTEST))
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2.0
+        too_sure = logit(confidence(calibration.temperature * np.exp(middle))) > wanted
+        low, high = np.where(too_sure, middle, low), np.where(too_sure, high, middle)
+    same[can] *= np.exp((low + high) / 2.0)
+    return same
 
 
 def unseen_scores(scores: NDArray[np.floating], seen: Sequence[NDArray[np.int64]]) -> NDArray[np.float64]:
@@ -122,56 +185,6 @@ def unseen_scores(scores: NDArray[np.floating], seen: Sequence[NDArray[np.int64]
     unseen = scores.astype(np.float64)
     unseen[seen_cells(seen)] = -np.inf
     return unseen
-
-
-def calibration_users(n_users: int, n_items: int) -> NDArray[np.int64]:
-    """Evenly spaced users to fit a temperature on, as many as their scores may take memory."""
-    count = min(n_users, max(_FEWEST_USERS, _MOST_NUMBERS // n_items))
-    return (
-        np.unique(np.linspace(0, n_users - 1, count).astype(np.int64)) if n_users else np.zeros(0, np.int64)
-    )
-
-
-def fit_calibration(unseen: NDArray[np.floating], targets: NDArray[np.int64]) -> Calibration:
-    """The temperature (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2) and the share for chance
-    of least log-loss.
-
-    For each share of a grid a golden-section search over the logarithm of the inverse temperature.
-
-    Args:
-        unseen: [B, n_items]; minus infinity excludes an item.
-        targets: [B], what came next; users whose target is excluded do not count.
-
-    Returns:
-        A temperature in [1 / 20, 20]; the plain softmax where fewer than 10 users count.
-    """
-    users = np.flatnonzero(unseen[np.arange(len(targets)), targets] > -np.inf)
-    if users.size < _FEWEST_USERS:
-        return AS_THEY_ARE
-    shifted = unseen[users] - unseen[users].max(axis=1, keepdims=True)
-    target = shifted[np.arange(users.size), targets[users]].astype(np.float64)
-    anything = 1.0 / np.isfinite(shifted).sum(axis=1)
-
-    def probability(log_inverse: float) -> NDArray[np.float64]:
-        inverse = math.exp(log_inverse)
-        return np.exp(inverse * target) / np.exp(inverse * shifted).sum(axis=1)
-
-    def loss(chosen: NDArray[np.float64], chance: float) -> float:
-        mixed = (1.0 - chance) * chosen + chance * anything
-        return float(-np.log(np.maximum(mixed, np.finfo(np.float64).tiny)).mean())
-
-    def best_for(chance: float) -> tuple[float, float]:
-        low, high = -math.log(HOTTEST), math.log(HOTTEST)
-        for _ in range(_SEARCH_STEPS):
-            left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
-            is_left = loss(probability(left), chance) <= loss(probability(right), chance)
-            low, high = (low, right) if is_left else (left, high)
-        at = (low + high) / 2.0
-        return loss(probability(at), chance), at
-
-    found = {chance: best_for(chance) for chance in _SHARES}
-    chance = min(found, key=lambda share: (found[share][0], share))
-    return Calibration(math.exp(-found[chance][1]), chance)
 
 
 def log_loss_cap(n_items: int) -> float:

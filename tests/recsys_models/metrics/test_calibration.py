@@ -8,13 +8,14 @@ from recsys_models.metrics.calibration import (
     AS_THEY_ARE,
     HOTTEST,
     Calibration,
-    calibration_users,
-    fit_calibration,
+    calibrated,
+    list_confidences,
     log_loss,
     next_item_probabilities,
     reliability,
     top_confidences,
 )
+from recsys_models.metrics.calibration_fit import calibration_users, fit_calibration
 
 
 def test_log_loss_by_hand() -> None:
@@ -144,10 +145,58 @@ def test_the_calibration_that_made_the_outcomes_is_found_again(true: Calibration
     assert loss(found) <= loss(AS_THEY_ARE)
 
 
+@pytest.mark.parametrize("change", [{"slope": -0.1}, {"slope": np.nan}, {"shift": np.inf}, {"shift": -30.0}])
+def test_a_slope_and_a_shift_that_are_none_are_refused(change: dict[str, float]) -> None:
+    with pytest.raises(DataError, match="slope and shift"):
+        Calibration(1.0, 0.0, **change)
+
+
+def test_each_user_has_the_temperature_at_which_her_list_is_as_sure_as_it_may_be() -> None:
+    scores = np.random.default_rng(2).normal(size=(50, 40)) * np.linspace(0.2, 3.0, 50)[:, None]
+    scores[:5, 10:] = -np.inf  # ten items are left: the list is all there is
+    plain, sloped = Calibration(1.5, 0.1), Calibration(1.5, 0.1, 0.5, -0.3)
+    before, after = list_confidences(scores, plain), list_confidences(scores, sloped)
+    odds = np.log(before[5:] / (1.0 - before[5:]))
+    reachable = 0.9 * 1.0 + 0.1 * 0.25
+    wanted = np.clip(1.0 / (1.0 + np.exp(-(0.5 * odds - 0.3))), None, reachable)
+    # Nobody's list can be less sure than chance.
+    np.testing.assert_allclose(after[5:], np.maximum(wanted, 0.25), atol=0.02)
+    np.testing.assert_array_equal(calibrated(scores, sloped)[:5], calibrated(scores, plain)[:5])
+    order = np.argsort(-scores, axis=1)
+    found = np.take_along_axis(calibrated(scores, sloped), order, axis=1)
+    assert (np.diff(found, axis=1) <= 1e-15).all(), "the order within a user stays"
+    np.testing.assert_allclose(found.sum(axis=1), 1.0)
+
+
+def test_boasting_users_are_told_from_modest_ones() -> None:
+    random = np.random.default_rng(3)
+    steep = np.where(np.arange(1500) < 750, 4.0, 1.0)[:, None]
+    scores = random.normal(size=(1500, 60))
+    # All users choose alike; half of them have scores that claim four times as much.
+    truth = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    targets = np.array([random.choice(60, p=row) for row in truth])
+    boast = steep * scores
+    found = fit_calibration(boast, targets)
+    assert found.slope < 0.7
+    plain = Calibration(found.temperature, found.chance)
+    hit = (np.argsort(-boast, axis=1)[:, :10] == targets[:, None]).any(axis=1)
+    half = slice(0, 750)
+
+    def off(calibration: Calibration) -> float:
+        said = list_confidences(boast, calibration)
+        return abs(float((said - hit)[half].mean()))
+
+    assert off(found) < 0.5 * off(plain)
+
+
 def test_nothing_is_fitted_on_few_users_or_on_what_is_impossible() -> None:
     scores = np.random.default_rng(0).normal(size=(30, 5))
     scores[9:, 2] = -np.inf
     assert fit_calibration(scores, np.full(30, 2)) == AS_THEY_ARE
+    broken = np.random.default_rng(0).normal(size=(30, 5))
+    whole = fit_calibration(broken[2:], np.full(28, 2))
+    broken[0, 1], broken[1, 3] = np.nan, np.inf
+    assert fit_calibration(broken, np.full(30, 2)) == whole
     found = fit_calibration(-scores[:, :2] * 1e6, np.zeros(30, np.int64))
     assert 1 / HOTTEST <= found.temperature <= HOTTEST
     assert calibration_users(3, 100).tolist() == [0, 1, 2]
