@@ -19,7 +19,13 @@ from client.behaviour_log import BehaviourLog, Stage
 from client.calibration_fit import calibrate
 from client.detail_evaluation import detail_contributions, user_detail
 from client.encoder_fit import EncoderFit
-from client.evaluation import comparison_contributions, metric_contributions, preset_ranks, rank_targets
+from client.evaluation import (
+    Ranks,
+    comparison_contributions,
+    metric_contributions,
+    preset_ranks,
+    rank_targets,
+)
 from client.gradients import GradientTrainer
 from client.model import ClientModel
 from client.ordinary_fit import OrdinaryFit
@@ -64,6 +70,10 @@ from recsys_models.retrieval.presets import PRESETS
 
 _LOG = logging.getLogger("fedtower.client")
 
+# Messages of the protocol alone: neither the model nor what was published is another one after them.
+_CHANGES_NO_RANK = frozenset(
+    {wire.ENROL, wire.ADVERTISE, wire.KEYS, wire.CONFIRM, wire.SURVIVORS, wire.REVEAL}
+)
 _STAGED = ("comparison", "metrics", "metrics-detail")
 
 _REASONS: tuple[tuple[type[Exception], str], ...] = (
@@ -124,6 +134,7 @@ class ClientHandlers:
         self._fitted_without_noise = False
         self._trainer: GradientTrainer | None = None
         self._stored_memory = b""
+        self._ranks: dict[Stage, Ranks] = {}
         self._handlers: dict[str, Callable[[bytes], bytes]] = {
             wire.ENROL: self._enrol,
             wire.AGREE: self._agree,
@@ -140,6 +151,8 @@ class ClientHandlers:
 
     def answer(self, kind: str, payload: bytes) -> bytes:
         """Answer one message; never raises for what the message holds."""
+        if kind not in _CHANGES_NO_RANK:
+            self._ranks.clear()
         try:
             if kind not in self._handlers:
                 raise ProtocolError(f"message kind {kind!r} is not in the wire inventory")
@@ -340,7 +353,18 @@ class ClientHandlers:
             return detail_contributions(
                 detail, detail_layout(self._n_items, self.plan.settings, self.plan.private)
             )
-        return metric_contributions(rank_targets(self.model, self.log, self.public, stage))
+        return metric_contributions(self.ranks(stage))
+
+    def ranks(self, stage: Stage) -> Ranks:
+        """Ranks of this client's users as its model stands; they stay here.
+
+        Kept until the next message that could change the model or what was published, so that who looks at the exact figures
+        after a release, as a simulation does, has not everybody ranked again. Every release is such a message: what a server
+        is answered is always computed anew, and takes no less time for what was kept.
+        """
+        if stage not in self._ranks:
+            self._ranks[stage] = rank_targets(self.model, self.log, self.public, stage)
+        return self._ranks[stage]
 
     def _gradient_trainer(self) -> GradientTrainer:
         if self._trainer is None:

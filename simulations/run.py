@@ -11,7 +11,7 @@ import torch
 
 from client.behaviour_log import BehaviourLog, Stage
 from client.config import build_client
-from client.evaluation import Ranks, rank_targets
+from client.evaluation import Ranks
 from client.handlers import ClientHandlers
 from client.policy import ClientPolicy
 from client.recommend import recommend
@@ -247,7 +247,7 @@ def measured_random(exact: dict[str, float]) -> Report:
 
 def pooled_ranks(simulation: Simulation, stage: Stage) -> Ranks:
     """Every client's ranks, one after the other."""
-    parts = [rank_targets(c.model, c.log, c.public, stage) for c in simulation.clients.values()]
+    parts = [client.ranks(stage) for client in simulation.clients.values()]
     return Ranks(np.concatenate([p.model for p in parts]), np.concatenate([p.popularity for p in parts]))
 
 

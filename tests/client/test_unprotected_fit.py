@@ -136,7 +136,7 @@ def test_a_temperature_is_fitted_only_where_the_encoder_is_without_noise(
     def noted(name: str, act: Any) -> Any:
         return lambda *args, **options: (order.append(name), act(*args, **options))[1]
 
-    for name in ("calibrate", "user_detail", "rank_targets"):
+    for name in ("calibrate", "user_detail", "metric_contributions"):
         monkeypatch.setattr(handlers, name, noted(name, getattr(handlers, name)))
     changes = {"privacy": {"protect_within_client": protects}, "evaluation": {"detail": "on"}}
     simulate(parse_scenario(DOCUMENT | changes, source="test"), tmp_path, Unwatched())

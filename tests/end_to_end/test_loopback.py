@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -15,7 +15,9 @@ import typer
 
 import client.gradients
 import fedtower
-from client.evaluation import metric_contributions, preset_ranks
+from client import handlers
+from client.behaviour_log import Stage
+from client.evaluation import Ranks, metric_contributions, preset_ranks, rank_targets
 from client.model import ClientModel
 from privacy.accounting.accountant import epsilon
 from privacy.accounting.ledger import Ledger
@@ -31,15 +33,21 @@ from server.federation import Unwatched
 from server.item_tower import random_tower
 from server.scenario import Scenario, override
 from server.trained_tower import TowerInTraining
-from simulations.run import pooled_ranks, simulate
+from simulations.run import simulate
 from tests.recsys_models.data.real_data import real_data
-from tests.tiny_federation import small_federation, small_scenario
+from tests.tiny_federation import SmallFederation, small_federation, small_scenario
 
 ROOT = Path(__file__).resolve().parents[2]
 METRICS = {"recall@10": "hit@10", "recall@20": "hit@20", "ndcg@10": "ndcg@10"}
 
 
 # --- secure recall is plain recall -----------------------------------------------------------------------------
+
+
+def ranked_anew(small: SmallFederation, stage: Stage) -> Ranks:
+    """Everybody's ranks, computed here and not taken from what the clients keep."""
+    parts = [rank_targets(c.model, c.log, c.public, stage) for c in small.clients.values()]
+    return Ranks(np.concatenate([p.model for p in parts]), np.concatenate([p.popularity for p in parts]))
 
 
 def test_secure_recall_equals_plain_recall_of_the_same_predictions(
@@ -52,7 +60,7 @@ def test_secure_recall_equals_plain_recall_of_the_same_predictions(
 
     def look(name: str) -> None:
         stage = "test" if name == "metrics-final" else "validation"
-        plain[name] = pooled_ranks(small.simulation, stage)
+        plain[name] = ranked_anew(small, stage)
         by_client = [preset_ranks(c.model, c.log, c.public, stage) for c in small.simulation.clients.values()]
         votes[name] = {preset: np.concatenate([part[preset] for part in by_client]) for preset in PRESETS}
 
@@ -83,6 +91,60 @@ def test_secure_recall_equals_plain_recall_of_the_same_predictions(
         assert found[qualities[name].chosen] == max(found.values())
 
 
+def test_ranks_that_a_client_keeps_are_those_of_its_model_after_every_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {
+        "recipe": "hybrid",
+        "gradients.min_users": 0,
+        "gradients.rounds": 1,
+        "privacy.mode": "off",
+        "fit.epochs": 1,
+        "simulation.clients": 3,
+        "simulation.users": 30,
+    }
+    small = small_federation(tmp_path, monkeypatch, changes)
+    exchange = small.wire.exchange
+    was_kept: set[str] = set()
+    seen: set[str] = set()
+
+    def watched(kind: str, requests: Any, *, deadline_s: float) -> Any:
+        replies = exchange(kind, requests, deadline_s=deadline_s)
+        seen.add(kind)
+        for each in small.clients.values() if kind != wire.ENROL else ():
+            was_kept.update([kind] if each._ranks else [])
+            for stage in get_args(Stage):
+                kept, anew = each.ranks(stage), rank_targets(each.model, each.log, each.public, stage)
+                assert np.array_equal(kept.model, anew.model), (kind, stage)
+                assert np.array_equal(kept.popularity, anew.popularity), (kind, stage)
+        return replies
+
+    monkeypatch.setattr(small.wire, "exchange", watched)
+    small.federation.run()
+    assert {wire.AGREE, wire.RELEASE, wire.EVALUATE, wire.PUBLISH, wire.FIT} <= seen
+    assert {wire.SURVIVORS, wire.REVEAL} <= was_kept
+    assert not was_kept & {wire.AGREE, wire.RELEASE, wire.PUBLISH, wire.FIT}
+
+
+def test_nobody_is_ranked_twice_for_the_final_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranked: list[str] = []
+
+    def noted(model: Any, log: Any, public: Any, stage: Stage) -> Ranks:
+        ranked.append(stage)
+        return rank_targets(model, log, public, stage)
+
+    monkeypatch.setattr(handlers, "rank_targets", noted)
+    report = simulate(small_scenario({"privacy.mode": "off", "fit.epochs": 0}), tmp_path, Unwatched())
+    released = {name: metric["value"] for name, metric in report["metrics"].items()}
+    exact = report["simulation"]["exact_metrics"]
+    assert {name: exact[name] for name in METRICS} == pytest.approx(
+        {name: released[name] for name in METRICS}, abs=1e-6
+    )
+    assert ranked.count("test") == report["clients"]
+
+
 def test_under_noise_the_sums_before_it_are_the_plain_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,7 +158,7 @@ def test_under_noise_the_sums_before_it_are_the_plain_ones(
     monkeypatch.setattr(ReleaseTerms, "add_share", watched)
     small = small_federation(tmp_path, monkeypatch)
     small.federation.run()
-    central = metric_contributions(pooled_ranks(small.simulation, "test"))
+    central = metric_contributions(ranked_anew(small, "test"))
     terms = small.federation._terms("metrics-final")
     plain = clip_and_sum(central, l2_clip_norm=terms.l2_clip_norm, unit=terms.unit)
     summed = np.sum([total.values for total in before_noise["metrics-final"]], axis=0)
