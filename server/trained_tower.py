@@ -19,6 +19,11 @@ class TowerInTraining:
     carry over (Johnson and Lindenstrauss 1984), and the rows of "fusion" at zero: an item begins as what its content says.
     On a tower that stood before, M starts at zero. Random starts are independent of all data, so their seed may be public.
 
+    The rows of "fusion" are never dropped in training (Neverova et al., "ModDrop", 2016). Dropping half of them without privacy
+    (one seed, built-in log and MovieLens-100K) raised recall@10 among cold items and left that of warm ones within its standard
+    error, but in the whole catalogue cold items of the built-in log stayed below chance, where "content" finds five times as
+    many; and clients would have to be sent M every round.
+
     Args:
         item_tower: what is trained.
         before: ``[n_items, d]``; None if nothing was published yet.
