@@ -65,6 +65,7 @@ from privacy.wire.federation import (
     round_task,
     round_to_two_digits,
 )
+from recsys_models.metrics.calibration import calibration_of_recall
 from recsys_models.release_shapes import detail_layout
 from recsys_models.retrieval.presets import PRESETS
 
@@ -212,6 +213,8 @@ class ClientHandlers:
         model = self._untrained(self.plan)
         if self.public.blend is not None:
             model.begin_with(self.public.blend)
+        if self.public.blend_recall is not None:
+            model.calibration = calibration_of_recall(self.public.blend_recall)
         return model
 
     def _untrained(self, plan: FederationPlan) -> ClientModel:
@@ -392,15 +395,17 @@ class ClientHandlers:
     # -- what comes back --------------------------------------------------------------------------------------
 
     def _accept(self, arrays: Arrays) -> None:
-        """Take in what was published; a new blend to begin with replaces the one the model has.
+        """Take in what was published; a new blend to begin with, or its recall, replaces what the model has.
 
-        A blend that is known already may come again, when the server missed an answer: what was fitted since then stays.
+        What is known already may come again, when the server missed an answer: what was fitted since then stays.
         """
-        before = self.public.blend
+        before, recall_before = self.public.blend, self.public.blend_recall
         self.public.update(arrays)
-        blend = self.public.blend
+        blend, recall = self.public.blend, self.public.blend_recall
         if blend is not None and (before is None or not np.array_equal(blend, before)):
             self.model.begin_with(blend)
+        if recall is not None and recall != recall_before:
+            self.model.calibration = calibration_of_recall(recall)
 
     def _publish(self, payload: bytes) -> bytes:
         task = Task.decode(payload)

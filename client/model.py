@@ -41,8 +41,8 @@ _CALIBRATION = "calibration"
 class ClientModel:
     """Encoder plus channel weights, on this machine only.
 
-    ``calibration`` turns scores into probabilities (``recsys_models.metrics.calibration``). It is that of a plain softmax
-    wherever it may not be fitted.
+    ``calibration`` turns scores into probabilities (``recsys_models.metrics.calibration``). Where it may not be
+    fitted it is that of the released recall (``calibration_of_recall``), and before any release a plain softmax's.
 
     Attributes:
         own_items: item vectors of this client's own, ``[n_items, dim]``: trained with the encoder, or the published

@@ -109,6 +109,12 @@ class PublicState:
         return self._arrays.get("blend")
 
     @property
+    def blend_recall(self) -> float | None:
+        """Recall@10 of that blend, as it was released; None before."""
+        recall = self._arrays.get("blend_recall")
+        return None if recall is None else float(recall[0])
+
+    @property
     def transitions(self) -> TransitionReadings | None:
         """Released transitions, as they were read when they arrived; None before their release."""
         return self._transitions

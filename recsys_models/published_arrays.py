@@ -23,6 +23,7 @@ PUBLISHED_ARRAYS: dict[str, tuple[str, int]] = {
     "basis": ("float32", 2),
     "content": ("float32", 2),
     "blend": ("float32", 1),
+    "blend_recall": ("float32", 1),
 }
 """Type and number of axes of each array, by its name; there are no others."""
 
@@ -44,8 +45,8 @@ def check_published_array(
         widths: columns, by name, of the arrays that must have a certain number of them.
 
     Raises:
-        DataError: another type or shape, a number that is not finite, head items that repeat or that are none, or a basis
-            that is not orthonormal. The message begins with the name.
+        DataError: another type or shape, a number that is not finite, head items that repeat or that are none, a recall
+            outside (0, 1), or a basis that is not orthonormal. The message begins with the name.
     """
     dtype, axes = PUBLISHED_ARRAYS[name]
     if array.dtype != np.dtype(dtype) or array.ndim != axes:
@@ -60,6 +61,8 @@ def check_published_array(
         _check_head(array, n_items)
     if name == "blend":
         _check_blend(array)
+    if name == "blend_recall" and (array.shape != (1,) or not 0.0 < array[0] < 1.0):
+        raise DataError(f"'blend_recall' is {array.tolist()}, expected one number between 0 and 1")
     # Every contribution is clipped whatever the basis; but one that stretches would clip some users and not others.
     if name == "basis" and not is_orthonormal(array):
         raise DataError("'basis' has columns that are not orthonormal")

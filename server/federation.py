@@ -44,6 +44,11 @@ from server.tower_start import TowerStart
 from server.trained_tower import TowerInTraining
 from server.transport import Transport
 
+_UNDONE = ("item_tower", "blend", "blend_recall")
+"""Published again as they were before, where gradient rounds brought nothing."""
+_RECALL_RANGE = (1e-3, 1.0 - 1e-3)
+"""Noise may say that nobody or everybody finds her item; as a probability that would be a certainty."""
+
 
 class Watcher(Protocol):
     """Is told how the federation goes on; ``server.console.RunProgress`` is one."""
@@ -360,7 +365,7 @@ class Federation:
             self._update({"item_tower": tower.vectors})
         self.release_comparison("metrics-gradients")
         if not self._gradients_paid():
-            self._update({name: before[name] for name in ("item_tower", "blend") if name in before})
+            self._update({name: before[name] for name in _UNDONE if name in before})
             self.publish(reset_encoder=True)
             return
         self.outcome.chosen = "gradients"
@@ -418,7 +423,9 @@ class Federation:
         first = earlier[-1] if earlier else self.plan.settings["blend"]
         quality = quality_from_comparison(secure_sum, terms, first)
         self.outcome.qualities[name] = quality
-        self._update({"blend": np.array(PRESETS[quality.chosen], dtype=np.float32)})
+        recall = np.clip(quality.model["recall@10"].value, *_RECALL_RANGE)
+        blend = np.array(PRESETS[quality.chosen], dtype=np.float32)
+        self._update({"blend": blend, "blend_recall": np.array([recall], dtype=np.float32)})
         self.publish()
         self._after_release(name)
 

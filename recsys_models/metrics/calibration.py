@@ -71,6 +71,18 @@ AS_THEY_ARE = Calibration()
 """The plain softmax."""
 
 
+def calibration_of_recall(recall: float) -> Calibration:
+    """Every user's ten best items hold her next one with this probability, whatever her scores say of it.
+
+    For clients that may fit nothing of their own: recall@10 as it was released costs nothing further, and a softmax of blended
+    scores has no scale of its own. Who is easier to recommend to than others it does not say.
+
+    Args:
+        recall: recall@10, in (0, 1).
+    """
+    return Calibration(slope=0.0, shift=float(logit(np.array(recall))))
+
+
 def log_loss(scores: NDArray[np.floating], targets: NDArray[np.int64]) -> NDArray[np.float64]:
     """``-log softmax(scores)[target]`` of each user, in nats; ``log n_items`` for who knows nothing.
 

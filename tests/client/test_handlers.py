@@ -32,6 +32,7 @@ from privacy.secagg.labels import RoundHeader
 from privacy.wire import federation as wire
 from privacy.wire.federation import Answer, OpenRound, Task
 from recsys_models.errors import DataError
+from recsys_models.metrics.calibration import Calibration, calibration_of_recall
 from server.federation import Federation
 from tests.tiny_federation import SmallFederation, Tamper, dataset_of, small_federation
 
@@ -593,6 +594,32 @@ def test_a_blend_that_comes_again_leaves_what_was_fitted_since(
     np.testing.assert_array_equal(mix.detach().numpy()[0], fitted)
     publish(blend + 1.0)
     np.testing.assert_array_equal(mix.detach().numpy()[0], blend + 1.0)
+
+
+def test_probabilities_say_the_released_recall_until_a_client_has_fitted_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = small_federation(tmp_path, monkeypatch)
+    small.federation.run()
+    recall = small.federation.outcome.qualities["metrics-statistics"].model["recall@10"].value
+    for client in small.clients.values():
+        published = client.public.blend_recall
+        assert published is not None and published == pytest.approx(recall, rel=1e-6)
+        assert client.model.calibration == calibration_of_recall(published)
+
+    client = small.clients[LIAR_TO]
+    client.model.calibration = fitted = Calibration(temperature=2.0)
+    known = client.public.blend_recall
+    assert known is not None
+
+    def publish(recall: float) -> None:
+        task = Task("publish", {}, arrays={"blend_recall": np.array([recall], dtype=np.float32)})
+        assert not Answer.decode(client.answer(wire.PUBLISH, task.encode())).refusal
+
+    publish(known)
+    assert client.model.calibration == fitted, "known already: what was fitted since stays"
+    publish(0.125)
+    assert client.model.calibration == calibration_of_recall(0.125)
 
 
 def test_a_stage_that_does_not_exist_is_not_charged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

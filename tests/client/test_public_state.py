@@ -35,6 +35,7 @@ def good() -> dict[str, np.ndarray]:
         "item_tower": np.ones((N, DIM), dtype=np.float32),
         "content": np.eye(N, 4, dtype=np.float32),
         "blend": np.arange(len(CHANNELS), dtype=np.float32),
+        "blend_recall": np.array([0.25], dtype=np.float32),
         **transitions(),
     }
 
@@ -120,6 +121,10 @@ def changed(name: str, array: np.ndarray) -> dict[str, np.ndarray]:
         (changed("blend", np.full(len(CHANNELS), -0.1, dtype=np.float32)), "weights below 0"),
         (changed("blend", np.full(len(CHANNELS), 101.0, dtype=np.float32)), "or above 100"),
         (changed("blend", np.full(len(CHANNELS), np.nan, dtype=np.float32)), "not finite"),
+        (changed("blend_recall", np.array([0.1, 0.2], dtype=np.float32)), "'blend_recall' is"),
+        (changed("blend_recall", np.array([0.0], dtype=np.float32)), "one number between 0 and 1"),
+        (changed("blend_recall", np.array([1.0], dtype=np.float32)), "one number between 0 and 1"),
+        (changed("blend_recall", np.array([np.nan], dtype=np.float32)), "not finite"),
         (changed("head", np.array([2, 2])), "repeat"),
         (changed("transition_items", np.array([4, 1, 6, N])), "outside the catalogue of 7 items"),
         (changed("transition_items", np.array([4, 1, 6])), "must go from 0 to its 3 entries"),

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from recsys_models.errors import DataError
 from recsys_models.metrics.calibration import (
@@ -9,6 +11,7 @@ from recsys_models.metrics.calibration import (
     HOTTEST,
     Calibration,
     calibrated,
+    calibration_of_recall,
     list_confidences,
     log_loss,
     next_item_probabilities,
@@ -201,3 +204,25 @@ def test_nothing_is_fitted_on_few_users_or_on_what_is_impossible() -> None:
     assert 1 / HOTTEST <= found.temperature <= HOTTEST
     assert calibration_users(3, 100).tolist() == [0, 1, 2]
     assert len(calibration_users(10**6, 10**5)) == 40
+
+
+@given(recall=st.floats(0.02, 0.98), steepness=st.floats(0.1, 20.0))
+def test_of_a_released_recall_every_list_holds_as_much(recall: float, steepness: float) -> None:
+    scores = np.random.default_rng(0).normal(size=(6, 300)) * steepness
+    scores[:, 3] = -np.inf  # seen
+    confident = list_confidences(scores, calibration_of_recall(recall))
+    # Between the coldest and the hottest temperature there may be none that gives so much.
+    coldest, hottest = (
+        list_confidences(scores, Calibration(temperature=t)) for t in (1.0 / HOTTEST, HOTTEST)
+    )
+    wanted = np.clip(recall, hottest, coldest)
+    np.testing.assert_allclose(confident, wanted, atol=2e-3)
+
+
+@pytest.mark.parametrize("recall", [0.001, 0.999])
+def test_a_recall_near_its_bounds_gives_probabilities(recall: float) -> None:
+    scores = np.random.default_rng(1).normal(size=(4, 50))
+    scores[0] = 0.0
+    found = calibrated(scores, calibration_of_recall(recall))
+    np.testing.assert_allclose(found.sum(axis=1), 1.0)
+    assert (found >= 0.0).all()
