@@ -20,6 +20,7 @@ from server.report_tables import (
     budget,
     departures,
     is_privacy_off,
+    listed,
     quality,
 )
 
@@ -208,4 +209,4 @@ def _recent(entry: Report) -> str:
 
 def _item(entry: Report, rank: int) -> Text:
     items = entry.get("recommendations") or []
-    return Text(f"{rank + 1}. {items[rank].get('title', '?')}") if rank < len(items) else Text("")
+    return Text(f"{rank + 1}. {listed(items[rank])}") if rank < len(items) else Text("")

@@ -11,7 +11,7 @@ from typing import Any
 
 from privacy.errors import InputError
 from server.report_html import render_html
-from server.report_tables import PRIVACY_OFF, Report, Table, all_tables, is_privacy_off
+from server.report_tables import PRIVACY_OFF, Report, Table, all_tables, is_privacy_off, listed
 
 # The order of report.json; keys that are not named here follow in alphabetical order.
 KEY_ORDER = (
@@ -121,7 +121,7 @@ def _markdown_lists(report: Report) -> list[str]:
         lines = [f"**{_escape(str(entry.get('user', '?')))}**, last seen: {history or '–'}", ""]
         for rank, item in enumerate(entry.get("recommendations") or [], start=1):
             reason = f" ({_escape(str(item['reason']))})" if item.get("reason") else ""
-            lines.append(f"{rank}. {_escape(str(item.get('title', '?')))}{reason}")
+            lines.append(f"{rank}. {_escape(listed(item))}{reason}")
         blocks.append("\n".join(lines))
     return blocks
 

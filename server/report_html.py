@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from server.report_plots import plots
-from server.report_tables import PRIVACY_OFF, Report, Table, all_tables, is_privacy_off, number
+from server.report_tables import PRIVACY_OFF, Report, Table, all_tables, is_privacy_off, listed, number
 
 # The policy makes "loads nothing" something the browser enforces.
 _PAGE = """<!doctype html>
@@ -160,7 +160,7 @@ def _lists(report: Report) -> str:
 def _user(entry: dict[str, Any]) -> str:
     history = ", ".join(str(title) for title in entry.get("history") or []) or "–"
     items = "".join(
-        f"<li>{escape(str(item.get('title', '?')))}"
+        f"<li>{escape(listed(item))}"
         + (f"<br><small>{escape(str(item['reason']))}</small>" if item.get("reason") else "")
         + "</li>"
         for item in entry.get("recommendations") or []

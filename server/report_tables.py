@@ -52,6 +52,12 @@ def is_privacy_off(report: Report) -> bool:
     return report.get("privacy", {}).get("mode") == "off"
 
 
+def listed(item: Mapping[str, Any]) -> str:
+    """A recommendation in a list: its title, and how likely it is her next item."""
+    title, probability = str(item.get("title", "?")), item.get("probability")
+    return title if probability is None else f"{title}, {probability:.1%}"
+
+
 def metric_title(name: str) -> str:
     """Write ``ndcg@10`` as ``NDCG@10``."""
     stem, at, depth = name.partition("@")

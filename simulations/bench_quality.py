@@ -288,13 +288,13 @@ def format_table(result: Result) -> str:
     lines = [
         f"{result['dataset']}, {result['clients']} clients ({result['encoder']}), {LABELS[result['protocol']]}, "
         f"{result['evaluated_users']} users judged, checksum {result['split_checksum'][:12]}",
-        f"{'method':<36} {'epsilon':>8} {'seeds':>5}{heads}  spread",
+        f"{'method':<46} {'epsilon':>8} {'seeds':>5}{heads}  spread",
     ]
     for row in result["rows"]:
         epsilon = "" if row["epsilon"] is None else str(row["epsilon"])
         spread = "" if row["spread"] is None else f"{row['spread']:.4f}"
         figures = "".join(f"{row[name]:>11.4f}" for name in metrics)
-        lines.append(f"{row['method']:<36} {epsilon:>8} {row['seeds']:>5}{figures}  {spread}")
+        lines.append(f"{row['method']:<46} {epsilon:>8} {row['seeds']:>5}{figures}  {spread}")
     return "\n".join([*lines, *footnotes(result)])
 
 

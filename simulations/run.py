@@ -276,7 +276,14 @@ def example_lists(simulation: Simulation) -> list[Report]:
             {
                 "user": f"{client.client_id}, a user with {len(history)} events",
                 "history": [titles[i] for i in history[-5:]],
-                "recommendations": [{"title": titles[r.item], "score": round(r.score, 4)} for r in ranked],
+                "recommendations": [
+                    {
+                        "title": titles[r.item],
+                        "score": round(r.score, 4),
+                        "probability": round(r.probability, 4),
+                    }
+                    for r in ranked
+                ],
             }
         )
     return lists

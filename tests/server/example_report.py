@@ -71,7 +71,12 @@ def example_report() -> dict[str, Any]:
                 "user": f"user-{user}",
                 "history": ["The Quiet Harbour", "Salt & Iron", "A Winter <Garden>"],
                 "recommendations": [
-                    {"title": title, "score": 0.9 - 0.1 * rank, "reason": "often after Salt & Iron"}
+                    {
+                        "title": title,
+                        "score": 0.9 - 0.1 * rank,
+                        "probability": 0.08 - 0.01 * rank,
+                        "reason": "often after Salt & Iron",
+                    }
                     for rank, title in enumerate(
                         ["Iron Tide", "The Long Lamp", "Harbour Lights", "Low | Water", "North by Night"]
                     )
