@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys_models.data.histories import TimedHistories
 from recsys_models.data.sequences import Sequences
 from recsys_models.data.splits import LeaveLastOut, leave_last_out
 
@@ -38,9 +39,9 @@ class BehaviourLog:
         return self.sequences.n_users
 
     @cached_property
-    def training(self) -> list[NDArray[np.int64]]:
+    def training(self) -> TimedHistories:
         """Training history of each user."""
-        return _histories(self.split.train)
+        return self.split.train.histories()
 
     @cached_property
     def before_test(self) -> Sequences:
@@ -48,22 +49,18 @@ class BehaviourLog:
         lengths = self.sequences.lengths
         return self.sequences.cut(lengths - (self.split.test >= 0))
 
-    def seen(self, stage: Stage) -> list[NDArray[np.int64]]:
-        """What each user had seen before the target of ``stage``; a list of the caller's own."""
-        return list(self._before_validation if stage == "validation" else self._before_test)
+    def seen(self, stage: Stage) -> TimedHistories:
+        """What each user had seen before the target of ``stage``."""
+        return self._before_validation if stage == "validation" else self._before_test
 
     @cached_property
-    def _before_validation(self) -> list[NDArray[np.int64]]:
-        return _histories(self.split.history("validation"))
+    def _before_validation(self) -> TimedHistories:
+        return self.split.history("validation").histories()
 
     @cached_property
-    def _before_test(self) -> list[NDArray[np.int64]]:
-        return _histories(self.split.history("test"))
+    def _before_test(self) -> TimedHistories:
+        return self.split.history("test").histories()
 
     def targets(self, stage: Stage) -> NDArray[np.int64]:
         """The item to be found for each user, or -1."""
         return self.split.target(stage)
-
-
-def _histories(sequences: Sequences) -> list[NDArray[np.int64]]:
-    return [sequences.of(user) for user in range(sequences.n_users)]

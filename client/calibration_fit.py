@@ -6,10 +6,13 @@ Its numbers are computed from this client's users without noise, so they are fit
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from client.model import ClientModel
+from recsys_models.data.histories import TimedHistories
 from recsys_models.metrics.calibration import Calibration, unseen_scores
 from recsys_models.metrics.calibration_fit import calibration_users, fit_calibration
 from recsys_models.retrieval.blend import ChannelScores
@@ -17,7 +20,9 @@ from recsys_models.retrieval.blend import ChannelScores
 _BATCH = 128
 
 
-def calibrate(model: ClientModel, histories: list[NDArray[np.int64]], scorer: ChannelScores) -> Calibration:
+def calibrate(
+    model: ClientModel, histories: Sequence[NDArray[np.int64]], scorer: ChannelScores
+) -> Calibration:
     """Set ``model.calibration`` to that of least log-loss on each user's newest item.
 
     Args:
@@ -28,9 +33,9 @@ def calibrate(model: ClientModel, histories: list[NDArray[np.int64]], scorer: Ch
     Returns:
         The calibration; the plain softmax where fewer than 10 users have an item and its successor.
     """
-    usable = [history for history in histories if len(history) >= 2]
-    picked = [usable[u] for u in calibration_users(len(usable), scorer.public.tower_ND.shape[0])]
-    before = [history[:-1] for history in picked]
+    usable = TimedHistories.of(histories).at_least(2)
+    picked = usable.pick(calibration_users(len(usable), scorer.public.tower_ND.shape[0]))
+    before = picked.without_newest()
     scores = [
         unseen_scores(model.scores(seen, scorer).numpy(), seen).astype(np.float32)
         for seen in (before[start : start + _BATCH] for start in range(0, len(before), _BATCH))

@@ -8,7 +8,7 @@ this client say little about another (joint DP); its event is charged to this cl
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -26,7 +26,8 @@ from privacy.release_terms import ReleaseTerms
 from privacy.user_gradients.clipped_sum import Method, WrappedEncoder, choose_method, clipped_sum, wrap_for
 from privacy.user_gradients.engine import LossFn, set_encoder_gradient
 from privacy.user_gradients.guard import check_engine
-from recsys_models.batches import window
+from recsys_models.batches import window, window_times
+from recsys_models.data.histories import TimedHistories, made_up_times
 from recsys_models.encoders.base import UserEncoder
 from recsys_models.retrieval.blend import standardise
 
@@ -44,13 +45,18 @@ _GUARD_EVENTS = 6
 class _Batch:
     ids_BL: torch.Tensor
     mask_BL: torch.Tensor
+    times_BL: torch.Tensor
     positions_BP: torch.Tensor  # the newest first, then random earlier ones
     targets_BP: torch.Tensor
 
     def select(self, users: torch.Tensor) -> _Batch:
         """Some of the users, by position."""
         return _Batch(
-            self.ids_BL[users], self.mask_BL[users], self.positions_BP[users], self.targets_BP[users]
+            self.ids_BL[users],
+            self.mask_BL[users],
+            self.times_BL[users],
+            self.positions_BP[users],
+            self.targets_BP[users],
         )
 
 
@@ -77,7 +83,7 @@ class EncoderFit:
     def __init__(
         self,
         model: ClientModel,
-        histories: Callable[[], list[NDArray[np.int64]]],
+        histories: Callable[[], Sequence[NDArray[np.int64]]],
         public: PublicState,
         settings: dict[str, Any],
         *,
@@ -98,9 +104,9 @@ class EncoderFit:
         self._guard()
 
     @cached_property
-    def _histories(self) -> list[NDArray[np.int64]]:
+    def _histories(self) -> TimedHistories:
         """Of the users who have a next item."""
-        return [history for history in self._read() if len(history) >= 2]
+        return TimedHistories.of(self._read()).at_least(2)
 
     def private(self, terms: ReleaseTerms) -> None:
         """Run the release's steps as DP-SGD; an empty Poisson batch is a step of noise alone.
@@ -148,7 +154,8 @@ class EncoderFit:
         longest = max(2, min(self._max_length + 1, _GUARD_EVENTS))
         n_items = len(self._tower_ND)
         histories = [random.integers(0, n_items, 2 + k % (longest - 1)) for k in range(_GUARD_USERS)]
-        return self._packed(histories, random.random((_GUARD_USERS, _POSITIONS)))
+        timed = TimedHistories(histories, made_up_times(histories))
+        return self._packed(timed, random.random((_GUARD_USERS, _POSITIONS)))
 
     def clipped_sum(
         self, module: WrappedEncoder, users: NDArray[np.int64], terms: ReleaseTerms
@@ -162,7 +169,7 @@ class EncoderFit:
 
     def _losses(self, encoder: UserEncoder | Any, history_BLD: torch.Tensor, batch: _Batch) -> torch.Tensor:
         """Each user's mean cross-entropy against the whole catalogue, over her positions of the batch."""
-        users_BLD = encoder(history_BLD, batch.mask_BL)
+        users_BLD = encoder(history_BLD, batch.mask_BL, batch.times_BL)
         at_BPD = batch.positions_BP.unsqueeze(-1).expand(-1, -1, users_BLD.shape[-1])
         scores_BPN = standardise(users_BLD.gather(1, at_BPD) @ self._tower_ND.T)
         log_BPN = torch.log_softmax(scores_BPN * _TEMPERATURE, dim=-1)
@@ -173,9 +180,9 @@ class EncoderFit:
 
     def _batch(self, users: NDArray[np.int64]) -> _Batch:
         draws = self._randomness.uniform(len(users) * _POSITIONS).reshape(len(users), _POSITIONS)
-        return self._packed([self._histories[u] for u in users], draws)
+        return self._packed(self._histories.pick(users), draws)
 
-    def _packed(self, histories: list[NDArray[np.int64]], draws: NDArray[np.float64]) -> _Batch:
+    def _packed(self, histories: TimedHistories, draws: NDArray[np.float64]) -> _Batch:
         ids, mask = window(histories, self._max_length + 1, at_least=2)
         lengths = mask.sum(axis=1) - 1
         newest = ids.shape[1] - 2
@@ -185,9 +192,9 @@ class EncoderFit:
         )
         positions = np.concatenate([np.full((len(histories), 1), newest, dtype=np.int64), earlier], axis=1)
         targets = np.take_along_axis(ids, positions + 1, axis=1)
-        return _Batch(
-            *(
-                torch.from_numpy(np.ascontiguousarray(array)).to(self._model.device)
-                for array in (ids[:, :-1], mask[:, :-1], positions, targets)
-            )
+        times_BL = window_times(histories, ids.shape[1])[:, :-1].to(self._model.device)
+        ids_BL, mask_BL, positions_BP, targets_BP = (
+            torch.from_numpy(np.ascontiguousarray(array)).to(self._model.device)
+            for array in (ids[:, :-1], mask[:, :-1], positions, targets)
         )
+        return _Batch(ids_BL, mask_BL, times_BL, positions_BP, targets_BP)

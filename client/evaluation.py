@@ -18,6 +18,7 @@ from client.behaviour_log import BehaviourLog, Stage
 from client.model import ClientModel
 from client.public_state import PublicState
 from privacy.bounded import UserContributions
+from recsys_models.data.histories import TimedHistories
 from recsys_models.metrics.ranking import target_ranks
 from recsys_models.metrics.sums import user_metric_rows
 from recsys_models.release_shapes import RANKERS
@@ -77,20 +78,20 @@ def comparison_contributions(ranks: Mapping[str, NDArray[np.int64]]) -> UserCont
     return UserContributions(rows.indices, rows.values, rows.offsets, rows.length)
 
 
-def full_batch(seen: list[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
+def full_batch(seen: TimedHistories) -> TimedHistories:
     """These histories and as many more of the last that they are always ``BATCH``.
 
     A product with few rows is computed in another order than one with many, and differs in its last bits. A server that
     publishes vectors whose scores are all but equal lets these bits decide every rank; then one user more or less in a batch
     would move the ranks of the others in it, which no bound on her own row bounds.
     """
-    return [*seen, *seen[-1:] * (BATCH - len(seen))]
+    return seen.pick(np.minimum(np.arange(BATCH), len(seen) - 1))
 
 
-def batches(log: BehaviourLog, stage: Stage) -> Iterator[tuple[NDArray[np.int64], list[NDArray[np.int64]]]]:
+def batches(log: BehaviourLog, stage: Stage) -> Iterator[tuple[NDArray[np.int64], TimedHistories]]:
     """Targets and histories of the evaluated users, some at a time."""
     targets, histories = log.targets(stage), log.seen(stage)
     users = np.flatnonzero(targets >= 0)
     for start in range(0, len(users), BATCH):
         batch = users[start : start + BATCH]
-        yield targets[batch], [histories[u] for u in batch]
+        yield targets[batch], histories.pick(batch)

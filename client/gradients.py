@@ -12,7 +12,7 @@ With an adaptive clip norm the round names the norm, and the vector has one cell
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -36,6 +36,7 @@ from privacy.user_gradients.clipped_sum import Method, choose_method, clipped_su
 from privacy.user_gradients.engine import LossFn, encoder_size, set_encoder_gradient
 from privacy.user_gradients.guard import check_engine
 from recsys_models.batches import NextItemBatch, next_item_batch
+from recsys_models.data.histories import TimedHistories, made_up_times
 from recsys_models.item_towers.content_map import MappedEncoder, mapped_loss
 from recsys_models.negatives import FULL_SOFTMAX_ITEMS, CatalogueSampler
 from recsys_models.release_shapes import trained_rows
@@ -98,7 +99,7 @@ class GradientTrainer:
     def __init__(
         self,
         model: ClientModel,
-        training: Callable[[], list[NDArray[np.int64]]],
+        training: Callable[[], Sequence[NDArray[np.int64]]],
         public: PublicState,
         settings: dict[str, Any],
         *,
@@ -179,10 +180,9 @@ class GradientTrainer:
         return batch if self._content is None else mapped_loss(batch, self._content.to(self._device))
 
     @cached_property
-    def _histories(self) -> list[NDArray[np.int64]]:
+    def _histories(self) -> TimedHistories:
         """Every user's events on head items, as rows of the trained tower."""
-        position = self._public.head_position
-        return [rows[rows >= 0] for rows in (position[history] for history in self._training())]
+        return TimedHistories.of(self._training()).over(self._public.head_position)
 
     def close(self) -> None:
         """Take the per-user hooks off the encoder again."""
@@ -199,7 +199,7 @@ class GradientTrainer:
         longest = max(_SHORTEST, min(self._max_length + 1, _GUARD_EVENTS))
         lengths = [_SHORTEST + user % (longest - _SHORTEST + 1) for user in range(_GUARD_USERS)]
         made_up = [self._randomness.integers(len(self._head), length) for length in lengths]
-        batch = self._packed(made_up)
+        batch = self._packed(TimedHistories(made_up, made_up_times(made_up)))
         check_engine(
             self._trained,
             self._table(),
@@ -329,9 +329,9 @@ class GradientTrainer:
 
     def batch(self, users: NDArray[np.int64]) -> NextItemBatch:
         """These users' windows, with negatives drawn for each of them in turn."""
-        return self._packed([self._histories[u] for u in users])
+        return self._packed(self._histories.pick(users))
 
-    def _packed(self, histories: list[NDArray[np.int64]]) -> NextItemBatch:
+    def _packed(self, histories: TimedHistories) -> NextItemBatch:
         if self._is_full_softmax:
             batch = next_item_batch(histories, max_length=self._max_length, n_items=len(self._head))
             return batch.to(self._device)

@@ -20,7 +20,7 @@ from client.private_file import write_private
 from client.public_state import PublicState
 from client.rating_fit import RatingModel
 from privacy.randomness import RandomSource
-from recsys_models.batches import window
+from recsys_models.batches import window, window_times
 from recsys_models.encoders.dropout import own_dropout
 from recsys_models.encoders.registry import build_encoder
 from recsys_models.metrics.calibration import Calibration
@@ -110,6 +110,9 @@ class ClientModel:
     def scores(self, histories: Sequence[NDArray[np.int64]], scorer: ChannelScores) -> torch.Tensor:
         """Scores ``[B, n_items]``, on the CPU, of what comes next after each whole history.
 
+        Histories here are lists of item arrays, or :class:`recsys_models.data.histories.TimedHistories`, which have times for
+        an encoder that reads them.
+
         Where published numbers are so large that a user's scores overflow, hers are all 0. A failure instead would tell
         the server that somebody here has such items.
         """
@@ -127,8 +130,7 @@ class ClientModel:
     @torch.no_grad()
     def user_vectors(self, histories: Sequence[NDArray[np.int64]], items_ND: torch.Tensor) -> torch.Tensor:
         """The encoder's vectors ``[B, D]`` after each whole history, of these item vectors; they stay here."""
-        ids_BL, mask_BL = self._windows(histories)
-        return self._user_vectors(ids_BL, mask_BL, items_ND)
+        return self._user_vectors(*self._windows(histories), items_ND)
 
     def untrained_reranker(self) -> NeuMF:
         """A re-ranker to be fitted; it adds nothing yet."""
@@ -137,24 +139,31 @@ class ClientModel:
     @torch.no_grad()
     def channels(self, histories: Sequence[NDArray[np.int64]], scorer: ChannelScores) -> torch.Tensor:
         """Every channel's standardised scores ``[B, n_items, C]``, on the CPU, after each whole history."""
-        ids_BL, mask_BL = self._windows(histories)
+        ids_BL, mask_BL, times_BL = self._windows(histories)
         fixed_BNC = scorer.fixed_channels(ids_BL, mask_BL)
         items_ND = self.items_for(scorer)
-        encoder_BN = standardise(self._user_vectors(ids_BL, mask_BL, items_ND) @ items_ND.T)
+        encoder_BN = standardise(self._user_vectors(ids_BL, mask_BL, times_BL, items_ND) @ items_ND.T)
         return torch.cat([encoder_BN.unsqueeze(-1), fixed_BNC], dim=-1).cpu()
 
-    def _windows(self, histories: Sequence[NDArray[np.int64]]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _windows(
+        self, histories: Sequence[NDArray[np.int64]]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         # Always the full width: with the longest history of the batch, one user would round all others' scores anew.
         ids, mask = window(histories, self.max_length, at_least=self.max_length)
-        return torch.from_numpy(ids).to(self.device), torch.from_numpy(mask).to(self.device)
+        times_BL = window_times(histories, self.max_length)
+        return (
+            torch.from_numpy(ids).to(self.device),
+            torch.from_numpy(mask).to(self.device),
+            times_BL.to(self.device),
+        )
 
     def _user_vectors(
-        self, ids_BL: torch.Tensor, mask_BL: torch.Tensor, items_ND: torch.Tensor
+        self, ids_BL: torch.Tensor, mask_BL: torch.Tensor, times_BL: torch.Tensor, items_ND: torch.Tensor
     ) -> torch.Tensor:
         encoder = self.recommender.encoder
         was_training = encoder.training
         encoder.eval()
-        users_BLD = encoder(items_ND[ids_BL.clamp(min=0)], mask_BL)
+        users_BLD = encoder(items_ND[ids_BL.clamp(min=0)], mask_BL, times_BL)
         encoder.train(was_training)
         return users_BLD[:, -1]
 

@@ -10,7 +10,7 @@ count has met, picks the epoch and the blend's weights. Afterwards the client's 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,6 +23,7 @@ from client.behaviour_log import BehaviourLog
 from client.model import ClientModel
 from client.public_state import PublicState
 from privacy.randomness import RandomSource
+from recsys_models.data.histories import TimedHistories
 from recsys_models.encoders.dropout import own_dropout
 from recsys_models.metrics.ranking import reciprocal_rank, seen_cells, target_ranks
 from recsys_models.retrieval.blend import CHANNELS
@@ -79,7 +80,7 @@ class OrdinaryFit:
         if len(self._users):
             self._count_own(self._log.seen("test"))
 
-    def _count_own(self, histories: list[NDArray[np.int64]]) -> None:
+    def _count_own(self, histories: Sequence[NDArray[np.int64]]) -> None:
         """Unless the published transitions hold these already, and everybody's: released without noise, and of every item.
 
         Those take their place, to be read like counts.
@@ -190,10 +191,9 @@ class OrdinaryFit:
         with torch.no_grad():
             mix.weight.copy_(weights_C.unsqueeze(0))
 
-    def _seen(self, users: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    def _seen(self, users: NDArray[np.int64]) -> TimedHistories:
         """What these users had seen before the validation item."""
-        every = self._log.seen("validation")
-        return [every[user] for user in users]
+        return self._log.seen("validation").pick(users)
 
     def _some(self, users: NDArray[np.int64], most: int) -> NDArray[np.int64]:
         if len(users) <= most:

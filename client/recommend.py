@@ -11,6 +11,7 @@ from client.model import ClientModel
 from client.public_state import PublicState
 from client.rating_fit import Rated
 from privacy.errors import InputError
+from recsys_models.data.histories import TimedHistories
 from recsys_models.metrics.calibration import next_item_probabilities
 
 
@@ -36,6 +37,7 @@ def recommend(
     public: PublicState,
     history: NDArray[np.int64],
     *,
+    times: NDArray[np.float64] | None = None,
     count: int = 10,
     rated: Rated | None = None,
 ) -> list[Recommendation]:
@@ -45,15 +47,18 @@ def recommend(
         model: this client's private model.
         public: what the federation published.
         history: the user's items, oldest first; a user without history gets the most popular items.
+        times: when she met them, Unix seconds, where known; an encoder that reads times was trained on those of the log.
         count: length of the list.
         rated: her ratings so far, for predicted ones beside the items.
 
     Raises:
         InputError: ``count`` is not positive.
+        DataError: not as many times as items.
     """
     if count < 1:
         raise InputError(f"count={count}: ask for at least one recommendation")
-    scores = model.scores([history], model.scorer(public))[0].numpy().astype(np.float64)
+    timed = TimedHistories([history], None if times is None else [times])
+    scores = model.scores(timed, model.scorer(public))[0].numpy().astype(np.float64)
     (probability,) = next_item_probabilities(scores[None], [history], model.calibration)
     scores[history] = -np.inf
     best = np.argsort(-scores, kind="stable")[:count]

@@ -8,6 +8,7 @@ own users either (``client.plan_settings``), and no release follows it where the
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from client.model import ClientModel
 from privacy.randomness import RandomSource
+from recsys_models.data.histories import TimedHistories
 from recsys_models.metrics.ranking import reciprocal_rank, target_ranks
 from recsys_models.rerankers.neumf import NeuMF, candidate_loss, candidates
 from recsys_models.retrieval.blend import ChannelScores
@@ -42,13 +44,13 @@ class RerankFit:
     def __init__(
         self,
         model: ClientModel,
-        histories: list[NDArray[np.int64]],
+        histories: Sequence[NDArray[np.int64]],
         scorer: ChannelScores,
         *,
         randomness: RandomSource,
     ) -> None:
         self._model = model
-        self._histories = [h for h in histories if len(h) >= 2]
+        self._histories = TimedHistories.of(histories).at_least(2)
         self._scorer = scorer
         self._randomness = randomness
 
@@ -107,6 +109,6 @@ class RerankFit:
         self._model.reranker = None
         return reciprocal_rank(target_ranks(scores, newest, before))
 
-    def _split(self, users: NDArray[np.int64]) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
-        before = [self._histories[u][:-1] for u in users]
-        return before, np.array([self._histories[u][-1] for u in users], dtype=np.int64)
+    def _split(self, users: NDArray[np.int64]) -> tuple[TimedHistories, NDArray[np.int64]]:
+        picked = self._histories.pick(users)
+        return picked.without_newest(), np.array([history[-1] for history in picked], dtype=np.int64)

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from recsys_models.data.histories import TimedHistories
 from recsys_models.errors import DataError
 from recsys_models.losses import full_softmax, sampled_softmax
 from recsys_models.sampled_losses import SampledLoss
@@ -29,6 +30,7 @@ class NextItemBatch:
     Attributes:
         item_ids: [B, R] long, R = window + candidates; :data:`EMPTY_SLOT` where there is no item.
         mask: [B, window] bool, right-aligned; ``window`` is one more than the positions trained on.
+        times: [B, window] float64, from :func:`window_times`.
         log_expected_count: [B, candidates] log-q correction of sampled candidates; None if the candidates are
             the whole catalogue in order (full softmax).
         frozen_catalogue: [n_items, d] vectors that carry no gradient, for training against a fixed tower with
@@ -38,6 +40,7 @@ class NextItemBatch:
 
     item_ids: Tensor
     mask: Tensor
+    times: Tensor
     log_expected_count: Tensor | None = None
     frozen_catalogue: Tensor | None = None
     loss: SampledLoss = sampled_softmax
@@ -50,7 +53,7 @@ class NextItemBatch:
     def __call__(self, encoder: nn.Module, vectors_BRD: Tensor) -> Tensor:
         """Loss of each user, [B], from the vectors of that user's slots."""
         window = self.mask.shape[1]
-        users_BLD = encoder(vectors_BRD[:, : window - 1], self.mask[:, :-1])
+        users_BLD = encoder(vectors_BRD[:, : window - 1], self.mask[:, :-1], self.times[:, :-1])
         valid_BL = self.mask[:, :-1] & self.mask[:, 1:]
         target_ids_BL = self.item_ids[:, 1:window]
         candidates_BCD = vectors_BRD[:, window:]
@@ -74,6 +77,7 @@ class NextItemBatch:
             self,
             item_ids=self.item_ids[users],
             mask=self.mask[users],
+            times=self.times[users],
             log_expected_count=None if counts is None else counts[users],
         )
 
@@ -84,6 +88,7 @@ class NextItemBatch:
             self,
             item_ids=self.item_ids.to(device),
             mask=self.mask.to(device),
+            times=self.times.to(device),
             log_expected_count=None if counts is None else counts.to(device),
             frozen_catalogue=None if frozen is None else frozen.to(device),
         )
@@ -102,7 +107,8 @@ def next_item_batch(
     """Packs histories (oldest first) with sampled negatives, or with the whole catalogue.
 
     Args:
-        histories: item indices of each user; only the newest ``max_length + 1`` are used.
+        histories: item indices of each user, with times if they are :class:`TimedHistories`; only the newest
+            ``max_length + 1`` are used.
         max_length: most positions trained on, the encoder's longest input.
         negatives: [B, N] sampled items; with ``log_expected_count``.
         log_expected_count: [B, N], from :meth:`recsys_models.negatives.CatalogueSampler.log_expected_count`.
@@ -115,6 +121,7 @@ def next_item_batch(
             negatives without any.
     """
     window_ids, mask = window(histories, max_length + 1, at_least=2)
+    times = window_times(histories, mask.shape[1])
     kinds = (negatives is not None) + (n_items is not None) + (frozen_catalogue is not None)
     if kinds != 1:
         raise DataError(f"give exactly one of negatives, n_items and frozen_catalogue; got {kinds}")
@@ -131,7 +138,8 @@ def next_item_batch(
     elif n_items is not None:
         catalogue = np.broadcast_to(np.arange(n_items, dtype=np.int64), (len(histories), n_items))
         window_ids = np.concatenate([window_ids, catalogue], axis=1)
-    return NextItemBatch(torch.from_numpy(window_ids), torch.from_numpy(mask), counts, frozen_catalogue, loss)
+    ids = torch.from_numpy(window_ids)
+    return NextItemBatch(ids, torch.from_numpy(mask), times, counts, frozen_catalogue, loss)
 
 
 def window(
@@ -154,3 +162,17 @@ def window(
         if newest.size:
             ids[row, -newest.size :] = newest
     return ids, ids != EMPTY_SLOT
+
+
+def window_times(histories: Sequence[NDArray[np.int64]], width: int) -> Tensor:
+    """When the items of a :func:`window` of this width were met, float64 [B, W] in Unix seconds.
+
+    Not a number in padding, and everywhere for histories without times (plain arrays).
+    """
+    times = np.full((len(histories), width), np.nan)
+    timed = TimedHistories.of(histories)
+    for row in range(len(timed)):
+        own = timed.times_of(row)
+        if own is not None and len(own):
+            times[row, -min(width, len(own)) :] = own[-width:]
+    return torch.from_numpy(times)

@@ -19,7 +19,10 @@ NEGATIVES_SEED = 2017
 """Published seed of :func:`evaluation_negatives`."""
 
 Scorer = Callable[[Sequence[NDArray[np.int64]]], NDArray[np.floating]]
-"""A batch of B histories (item indices, oldest first) to scores [B, n_items]; higher is better."""
+"""A batch of B histories (item indices, oldest first) to scores [B, n_items]; higher is better.
+
+It is called with :class:`recsys_models.data.histories.TimedHistories`, for those that read times.
+"""
 
 
 @dataclass(frozen=True)
@@ -171,11 +174,11 @@ def _evaluated(history: Sequences, targets: NDArray[np.int64], batch_size: int) 
 
 def _scored(
     scorer: Scorer, history: Sequences, users: NDArray[np.int64], batch_size: int
-) -> Iterator[tuple[int, NDArray[np.int64], list[NDArray[np.int64]], NDArray[np.floating]]]:
+) -> Iterator[tuple[int, NDArray[np.int64], Sequence[NDArray[np.int64]], NDArray[np.floating]]]:
     """Batches of users with their place, histories and scores."""
     for start in range(0, users.size, batch_size):
         batch = users[start : start + batch_size]
-        histories = [history.of(int(user)) for user in batch]
+        histories = history.histories(batch)
         scores = scorer(histories)
         if scores.shape != (batch.size, history.catalogue.n_items):
             raise DataError(f"scorer gave {scores.shape}, expected {(batch.size, history.catalogue.n_items)}")

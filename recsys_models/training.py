@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recsys_models.batches import window
+from recsys_models.batches import window, window_times
 from recsys_models.catalogue_softmax import catalogue_cross_entropy
 from recsys_models.data.sequences import Sequences
 from recsys_models.devices import resolve_device
@@ -193,7 +193,7 @@ class _Loop:
         total = 0.0
         for position, chosen in enumerate(batches):
             self._set_rate((number - 1 + position / len(batches)) / settings.epochs)
-            loss = self._loss([windows[w] for w in chosen])
+            loss = self._loss(windows.pick(chosen))
             self._optimiser.zero_grad()
             # Divided by the usual number of pairs, not by this batch's: else pairs in short windows would count more.
             (loss * (len(batches) / pairs)).backward()
@@ -218,7 +218,8 @@ class _Loop:
         ids_BW, mask_BW = torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
         inputs_BLD = functional.embedding(ids_BW[:, :-1].clamp(min=0), items_ND)
         valid_BL = mask_BW[:, :-1] & mask_BW[:, 1:]
-        users_PD = self._encoder(inputs_BLD, mask_BW[:, :-1])[valid_BL]
+        times_BW = window_times(histories, ids.shape[1]).to(device)
+        users_PD = self._encoder(inputs_BLD, mask_BW[:, :-1], times_BW[:, :-1])[valid_BL]
         targets_P = ids_BW[:, 1:][valid_BL]
         if not self._settings.negatives:
             return catalogue_cross_entropy(users_PD, items_ND, targets_P, torch.ones_like(users_PD[:, 0]))
@@ -287,7 +288,9 @@ class EncoderScorer:
         was_training = self.encoder.training
         self.encoder.eval()
         ids, mask = window(histories, self.encoder.max_length)
-        ids_BL = torch.from_numpy(ids).clamp(min=0).to(self.table.device)
-        users_BLD = self.encoder(self.table[ids_BL], torch.from_numpy(mask).to(self.table.device))
+        device = self.table.device
+        items_BLD = self.table[torch.from_numpy(ids).clamp(min=0).to(device)]
+        times_BL = window_times(histories, ids.shape[1]).to(device)
+        users_BLD = self.encoder(items_BLD, torch.from_numpy(mask).to(device), times_BL)
         self.encoder.train(was_training)
         return (users_BLD[:, -1] @ self.table.T).cpu().numpy()

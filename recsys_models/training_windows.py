@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys_models.data.histories import TimedHistories
 from recsys_models.data.sequences import Sequences
 
 Histories = Sequence[NDArray[np.int64]]
@@ -15,25 +16,22 @@ _POOL = 16
 """Batches whose windows are sorted by length together, so that a batch holds little padding."""
 
 
-def training_windows(
-    train: Sequences, max_length: int, generator: np.random.Generator
-) -> list[NDArray[np.int64]]:
+def training_windows(train: Sequences, max_length: int, generator: np.random.Generator) -> TimedHistories:
     """Cuts each history into windows of ``max_length + 1`` items, neighbours sharing one, at a random shift.
 
     The newest items always end a window; every next-item pair is in exactly one.
     """
-    windows: list[NDArray[np.int64]] = []
+    windows: list[slice] = []
     for user in np.flatnonzero(train.lengths >= 2):
-        items = train.of(int(user))
-        end = items.size - 1
-        if end > max_length:
+        start, end = int(train.offsets[user]), int(train.offsets[user + 1]) - 1
+        if end - start > max_length:
             first = int(generator.integers(1, max_length + 1))
-            windows.append(items[end - first :])
+            windows.append(slice(end - first, end + 1))
             end -= first
-        while end > 0:
-            windows.append(items[max(0, end - max_length) : end + 1])
+        while end > start:
+            windows.append(slice(max(start, end - max_length), end + 1))
             end -= max_length
-    return windows
+    return train.spans(windows)
 
 
 def batches_of_like_length(

@@ -270,8 +270,9 @@ def example_lists(simulation: Simulation) -> list[Report]:
     lists: list[Report] = []
     for client in list(simulation.clients.values())[:_LISTS]:
         user = int(np.argmax(client.log.targets("test") >= 0))
-        history = client.log.seen("test")[user]
-        ranked = recommend(client.model, client.public, history, count=_LIST_LENGTH)
+        seen = client.log.seen("test")
+        history, times = seen[user], seen.times_of(user)
+        ranked = recommend(client.model, client.public, history, times=times, count=_LIST_LENGTH)
         lists.append(
             {
                 "user": f"{client.client_id}, a user with {len(history)} events",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys_models.data.catalogue import Catalogue, natural_order, unknown_items_message
+from recsys_models.data.histories import TimedHistories
 from recsys_models.data.schema import ITEM, ROW, TIMESTAMP, USER, VALUE
 from recsys_models.errors import DataError
 
@@ -85,6 +87,17 @@ class Sequences:
     def of(self, user: int) -> NDArray[np.int64]:
         """The items of one user (by index), oldest first."""
         return self.items[self.offsets[user] : self.offsets[user + 1]]
+
+    def histories(self, users: Iterable[int] | None = None) -> TimedHistories:
+        """Items and times of these users (indices, in this order), or of all."""
+        chosen = range(self.n_users) if users is None else [int(user) for user in users]
+        return self.spans([slice(self.offsets[user], self.offsets[user + 1]) for user in chosen])
+
+    def spans(self, events: Iterable[slice]) -> TimedHistories:
+        """Items and times of stretches of the log (positions of events), each as a history of its own."""
+        events = list(events)
+        times = None if self.timestamps is None else [self.timestamps[span] for span in events]
+        return TimedHistories([self.items[span] for span in events], times)
 
     def user_of_event(self) -> NDArray[np.int64]:
         """The user index of every event, int64 [n_events]."""

@@ -33,11 +33,13 @@ class LeaveLastOut:
         train: everything before the validation item; all events that may be seen of users that are not evaluated.
         validation: int64 [n_users], the item before the test item, or -1.
         test: int64 [n_users], the test item, or -1.
+        validation_times: float64 [n_users], Unix seconds of the validation events; None where only the order is known.
     """
 
     train: Sequences
     validation: NDArray[np.int64]
     test: NDArray[np.int64]
+    validation_times: NDArray[np.float64] | None = None
 
     @property
     def evaluated(self) -> NDArray[np.int64]:
@@ -52,8 +54,10 @@ class LeaveLastOut:
         ends = self.train.offsets[1:][added]
         offsets = self.train.offsets + np.concatenate([[0], np.cumsum(added)])
         items = np.insert(self.train.items, ends, self.validation[added])
-        # The validation events' times are not kept in the split, so a test history has none.
-        return Sequences(self.train.user_ids, items, offsets, self.train.catalogue)
+        times = None
+        if self.train.timestamps is not None and self.validation_times is not None:
+            times = np.insert(self.train.timestamps, ends, self.validation_times[added])
+        return Sequences(self.train.user_ids, items, offsets, self.train.catalogue, times)
 
     def target(self, stage: Literal["validation", "test"]) -> NDArray[np.int64]:
         """The item to be found at ``stage``, int64 [n_users], -1 for users that are not evaluated."""
@@ -85,7 +89,19 @@ def leave_last_out(sequences: Sequences) -> LeaveLastOut:
     test = validation.copy()
     validation[evaluated] = sequences.items[ends - 2]
     test[evaluated] = sequences.items[ends - 1]
-    return LeaveLastOut(sequences.cut(lengths - 2 * evaluated), validation, test)
+    times = _times_at(sequences, evaluated, ends - 2)
+    return LeaveLastOut(sequences.cut(lengths - 2 * evaluated), validation, test, times)
+
+
+def _times_at(
+    sequences: Sequences, users: NDArray[np.bool_], events: NDArray[np.int64]
+) -> NDArray[np.float64] | None:
+    """When these users' events were, one each; not a number for the others."""
+    if sequences.timestamps is None:
+        return None
+    times = np.full(sequences.n_users, np.nan)
+    times[users] = sequences.timestamps[events]
+    return times
 
 
 def global_time_split(sequences: Sequences, quantile: float = TIME_QUANTILE) -> LeaveLastOut:
@@ -130,7 +146,8 @@ def split_at(sequences: Sequences, cut: float) -> LeaveLastOut:
     test = validation.copy()
     validation[validated] = sequences.items[ends[validated] - 1]
     test[evaluated] = sequences.items[ends[evaluated]]
-    return LeaveLastOut(sequences.cut(before - validated), validation, test)
+    times = _times_at(sequences, validated, ends[validated] - 1)
+    return LeaveLastOut(sequences.cut(before - validated), validation, test, times)
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,10 +32,12 @@ class UserEncoder(nn.Module):
     * the state after an item does not depend on whether later items are in the batch, so training and serving
       agree;
     * masked positions, and so users without history, give zeros;
+    * where a trunk reads times, a position knows those of items up to its own, and times that are not known are as none;
     * per-user gradients from Opacus hooks equal autograd's.
 
     Args:
-        trunk: maps (items_BLD, mask_BL) to hidden_BLD.
+        trunk: maps (items_BLD, mask_BL) to hidden_BLD; with an attribute ``reads_times`` that is true,
+            (items_BLD, mask_BL, times_BL).
         dim: width of item and user vectors.
         max_length: longest history, in items.
         start: see above.
@@ -63,6 +65,7 @@ class UserEncoder(nn.Module):
         self.max_length = max_length
         self.input_scale = input_scale
         self.trunk = trunk
+        self.reads_times = bool(getattr(trunk, "reads_times", False))
         self.out = nn.Linear(dim, dim)
         self.pool: RecencyPool | None = None
         self.pool_map: nn.Linear | None = None
@@ -73,12 +76,14 @@ class UserEncoder(nn.Module):
             nn.init.zeros_(self.out.weight)
             nn.init.zeros_(self.out.bias)
 
-    def forward(self, items_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+    def forward(self, items_BLD: Tensor, mask_BL: Tensor, times_BL: Tensor | None = None) -> Tensor:
         """User vectors after every item.
 
         Args:
             items_BLD: item vectors, oldest first, right-aligned (padding on the left). ``L <= max_length``.
             mask_BL: bool, True where there is an item.
+            times_BL: float64, when each item was met, in seconds from any moment; not finite where that is not known, None
+                where it is known of none. Read by some trunks alone.
 
         Returns:
             users_BLD; zero where masked.
@@ -86,20 +91,25 @@ class UserEncoder(nn.Module):
         Raises:
             DataError: if the shapes do not fit.
         """
-        self._check(items_BLD, mask_BL)
+        self._check(items_BLD, mask_BL, times_BL)
         absent = ~mask_BL.unsqueeze(-1)
         items_BLD = items_BLD.masked_fill(absent, 0.0)
-        users_BLD: Tensor = self.out(self.trunk(items_BLD * self.input_scale, mask_BL))
+        inputs = (items_BLD * self.input_scale, mask_BL, *((times_BL,) if self.reads_times else ()))
+        users_BLD: Tensor = self.out(self.trunk(*inputs))
         if self.pool is not None and self.pool_map is not None:
             users_BLD = users_BLD + self.pool_map(self.pool(items_BLD, mask_BL))
         return users_BLD.masked_fill(absent, 0.0)
 
-    def _check(self, items_BLD: Tensor, mask_BL: Tensor) -> None:
+    def _check(self, items_BLD: Tensor, mask_BL: Tensor, times_BL: Tensor | None) -> None:
         if items_BLD.dim() != 3 or items_BLD.shape[-1] != self.dim:
             raise DataError(f"items must be [B, L, {self.dim}], got {tuple(items_BLD.shape)}")
         if mask_BL.dtype != torch.bool or mask_BL.shape != items_BLD.shape[:2]:
             raise DataError(
                 f"mask must be bool {tuple(items_BLD.shape[:2])}, got {mask_BL.dtype} {tuple(mask_BL.shape)}"
+            )
+        if times_BL is not None and (times_BL.dtype != torch.float64 or times_BL.shape != mask_BL.shape):
+            raise DataError(
+                f"times must be float64 {tuple(mask_BL.shape)}, got {times_BL.dtype} {tuple(times_BL.shape)}"
             )
         if items_BLD.shape[1] > self.max_length:
             raise DataError(

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recsys_models.batches import window
+from recsys_models.batches import window, window_times
 from recsys_models.data.sequences import Sequences
 from recsys_models.encoders.base import UserEncoder
 from recsys_models.errors import DataError
@@ -66,7 +66,7 @@ def train_with_tower(
         total = 0.0
         for chosen in batches_of_like_length(windows, batch_size, generator):
             drawn = items[generator.integers(0, len(items), size=negatives)]
-            loss = _loss(encoder, tower, [windows[w] for w in chosen], drawn, negatives / len(items))
+            loss = _loss(encoder, tower, windows.pick(chosen), drawn, negatives / len(items))
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -91,8 +91,9 @@ def _loss(
     place_of = torch.from_numpy(place)
     vectors_BWD = vectors[place_of[: ids.size]].reshape(*ids.shape, tower.dim)
     ids_BW, mask_BW = torch.from_numpy(ids), torch.from_numpy(mask)
+    times_BW = window_times(histories, ids.shape[1])
     return sampled_softmax(
-        encoder(vectors_BWD[:, :-1], mask_BW[:, :-1]),
+        encoder(vectors_BWD[:, :-1], mask_BW[:, :-1], times_BW[:, :-1]),
         vectors_BWD[:, 1:],
         vectors[place_of[ids.size :]],
         positive_ids_BL=ids_BW[:, 1:],

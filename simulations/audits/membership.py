@@ -144,10 +144,11 @@ def _attack(scenario: Scenario, users: int, items: int, seed: int) -> Scores:
 
 def _score(client: ClientHandlers, sequences: Sequences, user: int) -> float:
     """Mean reciprocal rank of a candidate's last training items in the lists served for what came before."""
-    history = sequences.of(user)[:-2]
+    history, times = sequences.of(user)[:-2], sequences.histories([user]).times_of(0)
     ranks: list[float] = []
     for at in range(max(1, len(history) - _QUESTIONS), len(history)):
-        served = recommend(client.model, client.public, history[:at], count=_LIST_LENGTH)
+        known = None if times is None else times[:at]
+        served = recommend(client.model, client.public, history[:at], times=known, count=_LIST_LENGTH)
         found = [place for place, entry in enumerate(served, start=1) if entry.item == history[at]]
         ranks.append(1.0 / found[0] if found else 0.0)
     return float(np.mean(ranks)) if ranks else 0.0

@@ -90,10 +90,10 @@ def _behind_its_back(encoder: UserEncoder) -> UserEncoder:
     class Tied(type(encoder)):
         """The same encoder, its output turned by the weight of one of its layers."""
 
-        def forward(self, items_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+        def forward(self, items_BLD: Tensor, mask_BL: Tensor, times_BL: Tensor | None = None) -> Tensor:
             layers = (m for m in self.modules() if isinstance(m, nn.Linear))
             square = next(m for m in layers if m.in_features == m.out_features)
-            return super().forward(items_BLD, mask_BL) @ square.weight.T
+            return super().forward(items_BLD, mask_BL, times_BL) @ square.weight.T
 
     encoder.__class__ = Tied
     return encoder

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from recsys_models.batches import next_item_batch, window
+from recsys_models.batches import next_item_batch, window, window_times
+from recsys_models.data.histories import TimedHistories
 from recsys_models.encoders import build_encoder
 from recsys_models.errors import DataError
 from recsys_models.negatives import CatalogueSampler
@@ -21,6 +22,16 @@ def test_window_keeps_the_newest_on_the_right() -> None:
 def test_window_is_no_wider_than_the_longest_history() -> None:
     assert window(HISTORIES[:2], 50)[0].shape == (2, 4)
     assert window([], 50, at_least=2)[0].shape == (0, 2)
+
+
+def test_times_stand_where_their_items_do() -> None:
+    timed = TimedHistories(HISTORIES, [items + 0.5 for items in HISTORIES])
+    for width in (2, 5, 20):
+        ids, mask = window(HISTORIES, width, at_least=width)
+        times = window_times(timed, width).numpy()
+        assert np.array_equal(times[mask], ids[mask] + 0.5)
+        assert np.isnan(times[~mask]).all()
+        assert np.isnan(window_times(HISTORIES, width).numpy()).all()
 
 
 def test_sampled_batch_predicts_each_next_item_from_what_came_before() -> None:

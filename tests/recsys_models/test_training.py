@@ -47,6 +47,37 @@ def test_learns_a_certain_next_item(name: str, negatives: int) -> None:
     assert after > 0.9
 
 
+def short_or_long(users: int, *, timed: bool) -> Sequences:
+    """Everybody meets items 0 and 1: who meets 1 within a minute goes on to 2, who does after a day to 3."""
+    is_long = np.random.default_rng(0).random(users) < 0.5
+    items = np.stack([np.zeros(users), np.ones(users), 2 + is_long], axis=1).astype(np.int64)
+    gap = np.where(is_long, 86_400.0, 40.0)
+    times = 1.7e9 + np.stack([np.zeros(users), gap, gap + 60.0], axis=1)
+    return Sequences(
+        [str(u) for u in range(users)],
+        items.reshape(-1),
+        np.arange(users + 1) * 3,
+        circle(1, 2).catalogue,
+        times.reshape(-1) if timed else None,
+    )
+
+
+@pytest.mark.parametrize("timed", [True, False])
+def test_learns_what_the_time_gap_alone_can_tell(timed: bool) -> None:
+    torch.manual_seed(0)
+    whole = short_or_long(64, timed=timed)
+    targets = whole.items[whole.offsets[1:] - 1]
+    encoder = build_encoder("hstu", 8, max_length=4, start="random")
+    tower = nn.Embedding(N_ITEMS, 8)
+    settings = TrainingSettings(epochs=15, batch_size=16, learning_rate=2e-2, warm_up_steps=0, device="cpu")
+    train_centrally(encoder, tower, whole, settings, np.random.default_rng(1))
+    seen = whole.cut(np.full(64, 2))
+    found = evaluate(EncoderScorer(encoder, tower.weight.detach()), seen, targets).means((1,))["hit@1"]
+    # Without times everybody is the same: at best whatever more of them went on to.
+    share = float(np.mean(targets == 3))
+    assert found > 0.95 if timed else found <= max(share, 1.0 - share)
+
+
 @pytest.mark.parametrize("loss", ["bpr", "bce", "gbce"])
 def test_learns_with_every_loss(loss: str) -> None:
     torch.manual_seed(0)

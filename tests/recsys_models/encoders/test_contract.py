@@ -32,6 +32,12 @@ def right_aligned(histories: list[Tensor], length: int) -> tuple[Tensor, Tensor]
     return items, mask
 
 
+def times_like(mask: Tensor) -> Tensor:
+    """Real Unix times, no two gaps alike; not a number in padding."""
+    times = 1.7e9 + 4.0 ** torch.arange(mask.shape[1], dtype=torch.float64)
+    return times.expand(mask.shape).masked_fill(~mask, torch.nan)
+
+
 @pytest.fixture
 def histories() -> list[Tensor]:
     torch.manual_seed(4)
@@ -96,6 +102,45 @@ class TestEveryEncoder:
         unused = [n for n, p in encoder.named_parameters() if p.grad is None or not p.grad.any()]
         assert unused == []
 
+    def test_knows_the_times_of_the_past_alone(self, name: str, start: str, histories: list[Tensor]) -> None:
+        encoder = jittered(name, start)
+        items, mask = right_aligned(histories, LENGTH)
+        times = times_like(mask)
+        later = times.clone()
+        later[0, 6] += 1e6
+        before, after = encoder(items, mask, times), encoder(items, mask, later)
+        assert torch.equal(before[0, :6], after[0, :6])
+        assert torch.equal(before[1:], after[1:])
+        assert encoder.reads_times == ((before[0, 6] - after[0, 6]).abs().max() > 1e-4)
+        assert encoder.reads_times == (name == "hstu")
+
+    def test_times_agree_in_training_and_serving_and_padding_has_none(
+        self, name: str, start: str, histories: list[Tensor]
+    ) -> None:
+        encoder = jittered(name, start)
+        items, mask = right_aligned(histories, LENGTH)
+        times = times_like(mask)
+        whole = encoder(items, mask, times)
+        assert torch.equal(whole, encoder(items, mask, times.masked_fill(~mask, 5.0)))
+        assert torch.equal(whole, encoder(items, mask, times + 2.0**20))
+        prefix = encoder(items[:1, 3:7], mask[:1, 3:7], times[:1, 3:7])
+        torch.testing.assert_close(whole[0, 6], prefix[0, -1])
+
+    def test_times_that_are_not_known_are_as_none(
+        self, name: str, start: str, histories: list[Tensor]
+    ) -> None:
+        encoder = jittered(name, start)
+        items, mask = right_aligned(histories, LENGTH)
+        for unknown in (torch.nan, torch.inf, -torch.inf):
+            times = torch.full(mask.shape, unknown, dtype=torch.float64)
+            assert torch.equal(encoder(items, mask), encoder(items, mask, times))
+
+    def test_every_parameter_is_used_with_times(self, name: str, start: str, histories: list[Tensor]) -> None:
+        encoder = jittered(name, start)
+        items, mask = right_aligned(histories, LENGTH)
+        encoder(items, mask, times_like(mask)).square().sum().backward()
+        assert [n for n, p in encoder.named_parameters() if p.grad is None or not p.grad.any()] == []
+
     def test_refuses_what_does_not_fit(self, name: str, start: str, histories: list[Tensor]) -> None:
         encoder = jittered(name, start)
         items, mask = right_aligned(histories, LENGTH + 1)
@@ -105,6 +150,10 @@ class TestEveryEncoder:
             encoder(items[:, :5, :3], mask[:, :5])
         with pytest.raises(DataError, match="mask must be bool"):
             encoder(items[:, :5], mask[:, :5].float())
+        with pytest.raises(DataError, match="times must be float64"):
+            encoder(items[:, :5], mask[:, :5], times_like(mask)[:, :5].float())
+        with pytest.raises(DataError, match="times must be float64"):
+            encoder(items[:, :5], mask[:, :5], times_like(mask))
 
 
 @pytest.mark.parametrize("name", ENCODERS)
