@@ -62,12 +62,18 @@ DPALS_GRID: tuple[dict[str, tuple[Any, ...]], ...] = (
 """Tuned group by group, in this order, by validation NDCG@10; the first group, on which most depends, once more."""
 
 
+_IALS = "iALS"
+IALS_GRID = ((0.3, 0.01), (0.03, 0.003))
+"""Weight of absence and l2; which of them is right depends on how many interactions a user has."""
+
+
 def baseline_rows(protocol: Protocol, folder: Path, say: Say) -> list[Row]:
     """Every baseline without noise."""
-    return [
-        kept_row(folder, protocol, {"method": name}, lambda n=name, b=build: plain_row(n, b(), protocol), say)
-        for name, build in _baselines(protocol)
-    ]
+    rows: list[Row] = []
+    for name, build in _baselines(protocol):
+        key: Row = {"method": name, **({"grid": IALS_GRID} if name == _IALS else {})}
+        rows.append(kept_row(folder, protocol, key, lambda n=name, b=build: plain_row(n, b(), protocol), say))
+    return rows
 
 
 def _baselines(protocol: Protocol) -> list[tuple[str, Callable[[], Scorer]]]:
@@ -84,8 +90,17 @@ def _baselines(protocol: Protocol) -> list[tuple[str, Callable[[], Scorer]]]:
             ("transition counts", lambda: TransitionCounts(train)),
         ]
     found.append(("transition counts, roots", lambda: RootTransitionCounts(train)))
-    found.append(("iALS", lambda: ImplicitALS(train, dim=64, unobserved_weight=0.3, l2=0.01)))
+    found.append((_IALS, lambda: _ials(protocol)))
     return found
+
+
+def _ials(protocol: Protocol) -> Scorer:
+    """That of the grid which the validation likes best; the first where there is no validation."""
+    fitted = [
+        ImplicitALS(protocol.train, dim=64, unobserved_weight=weight, l2=l2)
+        for weight, l2 in (IALS_GRID if protocol.has_validation else IALS_GRID[:1])
+    ]
+    return max(fitted, key=protocol.validation) if len(fitted) > 1 else fitted[0]
 
 
 def plain_method(name: str) -> str:

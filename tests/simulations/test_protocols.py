@@ -33,10 +33,22 @@ def test_every_protocol_gives_every_baseline_its_figures_once(
     first = central_rows.baseline_rows(Protocol(data, name), tmp_path, said.append)
     assert [row["method"].split(" (")[0] for row in first][:2] == ["random", "popularity"]
     assert all(0.0 <= row[metric] <= 1.0 for row in first for metric in Protocol(data, name).metrics)
-    assert len(said) == len(first) == 7
+    assert len(said) == len(first) == 8
     again = central_rows.baseline_rows(Protocol(data, name), tmp_path, said.append)
     assert again == first
-    assert len(said) == 7, "kept rows are not fitted again"
+    assert len(said) == 8, "kept rows are not fitted again"
+
+
+def test_ials_is_the_better_of_its_settings_by_validation(
+    data: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    poor, sound = (0.3, 30.0), (0.3, 0.001)
+    figures = {}
+    for grid in ((poor,), (sound,), (poor, sound)):
+        monkeypatch.setattr(central_rows, "IALS_GRID", grid)
+        rows = central_rows.baseline_rows(Protocol(data), tmp_path, lambda _line: None)
+        figures[grid] = rows[-1]["recall@10"]
+    assert figures[(poor, sound)] == figures[(sound,)] != figures[(poor,)]
 
 
 def test_checksums_tell_protocols_apart(data: Dataset) -> None:
