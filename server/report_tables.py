@@ -53,9 +53,9 @@ def is_privacy_off(report: Report) -> bool:
 
 
 def listed(item: Mapping[str, Any]) -> str:
-    """A recommendation in a list: its title, and how likely it is her next item."""
+    """A recommendation in a list: how likely it is her next item, first so that a narrow column cuts the title, and that."""
     title, probability = str(item.get("title", "?")), item.get("probability")
-    return title if probability is None else f"{title}, {probability:.1%}"
+    return title if probability is None else f"{probability:.1%} {title}"
 
 
 def metric_title(name: str) -> str:

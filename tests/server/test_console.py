@@ -26,7 +26,7 @@ def test_the_summary_shows_quality_budget_departures_lists_and_folder() -> None:
         "encoder fit",
         "user encoder              0 B          0 B",
         "user-404",
-        "1. Iron Tide, 8.0%",
+        "1. 8.0% Iron Tide",
         "A Winter <Garden>",
         "runs/example/report.html",
     ):
