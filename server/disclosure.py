@@ -13,6 +13,7 @@ from privacy.accounting.accountant import delta as delta_of
 from privacy.accounting.events import ReleaseEvent, seen_outside
 from privacy.errors import InputError
 from privacy.wire import federation as wire
+from server.report import write_aside
 from server.report_tables import Table
 
 Block = str | Table  # "# " and "## " begin headings, "> " a warning; any other text is a paragraph
@@ -92,7 +93,7 @@ def write_pages(certificate: dict[str, Any], folder: Path) -> list[Path]:
         "what-leaves-your-device.html": to_html(blocks),
     }
     for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8")
+        write_aside(folder / name, text)
     return [folder / name for name in texts]
 
 

@@ -55,9 +55,9 @@ def write_report(report: Report, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     text = report_json(report)
     plain: Report = json.loads(text)
-    _replace(folder / "report.json", text)
-    _replace(folder / "report.md", render_markdown(plain))
-    _replace(folder / "report.html", render_html(plain))
+    write_aside(folder / "report.json", text)
+    write_aside(folder / "report.md", render_markdown(plain))
+    write_aside(folder / "report.html", render_html(plain))
 
 
 def read_report(path: Path) -> dict[str, Any]:
@@ -148,7 +148,8 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def _replace(path: Path, text: str) -> None:
+def write_aside(path: Path, text: str) -> None:
+    """Write a file beside its place and rename it: whoever reads ``path`` finds the old text or all of the new."""
     aside = path.with_name(path.name + ".part")
     with aside.open("w", encoding="utf-8") as file:
         file.write(text)

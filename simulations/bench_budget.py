@@ -18,6 +18,7 @@ from privacy.errors import InputError
 from server.budget_plan import read_measured
 from server.certificate import code_version
 from server.federation import Watcher
+from server.report import write_aside
 from server.scenario import Scenario, parse_scenario
 from simulations.run import simulate
 
@@ -81,7 +82,7 @@ def run(
                     "rows": sorted(kept.values(), key=_order),
                 }
                 if out is not None:
-                    _write(table, out)
+                    write_aside(out, json.dumps(table, indent=1) + "\n")
     return table
 
 
@@ -92,12 +93,6 @@ def _table_at(out: Path | None, log: str) -> dict[str, Any]:
     if table["log"] != log:
         raise InputError(f"{out} was measured on {table['log']!r}, not {log!r}: give another --out")
     return table
-
-
-def _write(table: dict[str, Any], out: Path) -> None:
-    aside = out.with_name(f"{out.name}.part")
-    aside.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
-    aside.replace(out)
 
 
 def _key(row: dict[str, Any]) -> tuple[int, str, float | None]:

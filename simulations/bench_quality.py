@@ -250,7 +250,7 @@ def shortfalls(name: str, rows: Sequence[Result], *, twin: str = "") -> list[str
         twin: the federation's encoder; where the table has its centralised twin, a federation without privacy is held to it.
     """
     private = {row["epsilon"]: row["recall@10"] for row in rows if row["method"] == DP_POPULARITY}
-    twins = {row["method"]: row for row in rows if row["method"] == plain_method(twin)}
+    twins = [row for row in rows if row["method"] == plain_method(twin)]
     missed: list[str] = []
     for row in rows:
         if row["method"] not in (FEDERATION, UNPROTECTED):
@@ -264,8 +264,9 @@ def shortfalls(name: str, rows: Sequence[Result], *, twin: str = "") -> list[str
             if not row[metric] >= least
         ]
         missed += [
-            f"{metric} {row[metric]:.4f} of {whose} is more than {FEDERATION_COST:.0%} below {method}, {central[metric]:.4f}"
-            for method, central in twins.items()
+            f"{metric} {row[metric]:.4f} of {whose} is more than {FEDERATION_COST:.0%} below {central['method']}, "
+            f"{central[metric]:.4f}"
+            for central in twins
             for metric in ("recall@10", "ndcg@10")
             if math.isinf(epsilon) and not row[metric] >= (1.0 - FEDERATION_COST) * central[metric]
         ]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from recsys_models.metrics.intervals import proportion_estimate
-from server.report import markdown_section
+from server.report import markdown_section, write_aside
 from server.report_html import html_page, html_table
 from server.report_tables import Table, number
 from simulations.bench_plots import draw_budgets
@@ -42,10 +42,10 @@ def write_bench(result: Result, stem: Path) -> Path:
         image = _with_ending(stem, ".png")
         draw_budgets(result, image)
         picture = image.read_bytes()
-    _write(_with_ending(stem, ".json"), json.dumps(result, indent=2, sort_keys=True) + "\n")
-    _write(_with_ending(stem, ".md"), _markdown(result, stem.name if picture else None))
+    write_aside(_with_ending(stem, ".json"), json.dumps(result, indent=2, sort_keys=True) + "\n")
+    write_aside(_with_ending(stem, ".md"), _markdown(result, stem.name if picture else None))
     page = _with_ending(stem, ".html")
-    _write(page, _html(result, picture))
+    write_aside(page, _html(result, picture))
     return page
 
 
@@ -114,9 +114,3 @@ def _html(result: Result, picture: bytes | None) -> str:
 def _with_ending(stem: Path, ending: str) -> Path:
     # Not with_suffix: a data set's name may hold a dot.
     return stem.with_name(stem.name + ending)
-
-
-def _write(path: Path, text: str) -> None:
-    aside = path.with_name(f"{path.name}.part")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)

@@ -32,6 +32,7 @@ from recsys_models.baselines import (
 )
 from recsys_models.baselines.dpals import Noise, newest_items_matrix, noisy_popularity
 from recsys_models.evaluation import Scorer
+from server.report import write_aside
 from simulations.protocols import Protocol
 
 Row = dict[str, Any]
@@ -60,23 +61,26 @@ DPALS_GRID: tuple[dict[str, tuple[Any, ...]], ...] = (
     _HEADS,
 )
 """Tuned group by group, in this order, by validation NDCG@10; the first group, on which most depends, once more."""
-
-
-_IALS = "iALS"
 IALS_GRID = ((0.3, 0.01), (0.03, 0.003))
 """Weight of absence and l2; which of them is right depends on how many interactions a user has."""
 
 
 def baseline_rows(protocol: Protocol, folder: Path, say: Say) -> list[Row]:
     """Every baseline without noise."""
-    rows: list[Row] = []
-    for name, build in _baselines(protocol):
-        key: Row = {"method": name, **({"grid": IALS_GRID} if name == _IALS else {})}
-        rows.append(kept_row(folder, protocol, key, lambda n=name, b=build: plain_row(n, b(), protocol), say))
-    return rows
+    return [
+        kept_row(
+            folder,
+            protocol,
+            {"method": name, **settings},
+            lambda n=name, b=build: plain_row(n, b(), protocol),
+            say,
+        )
+        for name, settings, build in _baselines(protocol)
+    ]
 
 
-def _baselines(protocol: Protocol) -> list[tuple[str, Callable[[], Scorer]]]:
+def _baselines(protocol: Protocol) -> list[tuple[str, Row, Callable[[], Scorer]]]:
+    """Name, settings that may come to differ, and how it is fitted."""
     train = protocol.train
     found: list[tuple[str, Callable[[], Scorer]]] = [
         ("random", lambda: RandomRanking(train.catalogue.n_items)),
@@ -90,17 +94,17 @@ def _baselines(protocol: Protocol) -> list[tuple[str, Callable[[], Scorer]]]:
             ("transition counts", lambda: TransitionCounts(train)),
         ]
     found.append(("transition counts, roots", lambda: RootTransitionCounts(train)))
-    found.append((_IALS, lambda: _ials(protocol)))
-    return found
+    return [(name, {}, build) for name, build in found] + [
+        ("iALS", {"grid": IALS_GRID}, lambda: _ials(protocol))
+    ]
 
 
 def _ials(protocol: Protocol) -> Scorer:
     """That of the grid which the validation likes best; the first where there is no validation."""
-    fitted = [
-        ImplicitALS(protocol.train, dim=64, unobserved_weight=weight, l2=l2)
-        for weight, l2 in (IALS_GRID if protocol.has_validation else IALS_GRID[:1])
-    ]
-    return max(fitted, key=protocol.validation) if len(fitted) > 1 else fitted[0]
+    fitted = (
+        ImplicitALS(protocol.train, dim=64, unobserved_weight=weight, l2=l2) for weight, l2 in IALS_GRID
+    )
+    return max(fitted, key=protocol.validation) if protocol.has_validation else next(fitted)
 
 
 def plain_method(name: str) -> str:
@@ -231,5 +235,5 @@ def kept_row(folder: Path, protocol: Protocol, key: Row, build: Callable[[], Row
     row = build()
     say(f"{row['method']}: {protocol.metrics[0]} {row[protocol.metrics[0]]:.4f}")
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
+    write_aside(path, json.dumps(row, indent=1) + "\n")
     return row

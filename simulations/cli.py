@@ -302,12 +302,11 @@ def bench_cold_items(
     from simulations.bench_cold_items import format_table, run
     from simulations.bench_quality import find_dataset
 
-    data = find_dataset(dataset, read_scenario(None, {}))
     if text not in ("hashed", "pretrained"):
         raise InputError(f"--text {text!r}: use hashed or pretrained")
     method = "wordllama" if text == "pretrained" else "hashed"
     result = run(
-        data,
+        find_dataset(dataset, read_scenario(None, {})),
         seed=seed,
         epochs=epochs,
         text=method,

@@ -12,11 +12,11 @@ from torch import nn
 
 from recsys_models.encoder_sizes import EncoderSize
 from recsys_models.encoders import ENCODERS, build_encoder
+from recsys_models.negatives import FULL_SOFTMAX_ITEMS
 from recsys_models.training import EncoderScorer, TrainingSettings, train_centrally
 from simulations.central_rows import Row, Say, kept_row, plain_row
 from simulations.protocols import Protocol
 
-_MOST_ITEMS_FULL_SOFTMAX = 10_000
 _NEGATIVES = 512
 _DROPOUT = 0.2
 TWIN_SETTINGS = TrainingSettings(epochs=40, batch_size=32, look_every=2, patience=8, device="cpu")
@@ -49,7 +49,7 @@ def twin_rows(
         seeds: 1, 2, ... up to this many for each encoder; the row shows their mean.
     """
     settings = LARGE_TWIN_SETTINGS if protocol.train.n_events > _MANY_EVENTS else TWIN_SETTINGS
-    if protocol.train.catalogue.n_items > _MOST_ITEMS_FULL_SOFTMAX:
+    if protocol.train.catalogue.n_items > FULL_SOFTMAX_ITEMS:
         settings = replace(settings, negatives=_NEGATIVES)
     names = ENCODERS if list(encoders) == ["all"] else [name for name in encoders if name != "none"]
     rows: list[Row] = []

@@ -95,8 +95,9 @@ class RootTransitionCounts:
     """
 
     def __init__(self, train: Sequences, *, orders: int = 5, decay: float = 0.7, last: int = 10) -> None:
-        histories = [train.of(user) for user in range(train.n_users)]
-        self.transitions = count_transitions(histories, train.catalogue.n_items, orders=orders, decay=decay)
+        self.transitions = count_transitions(
+            train.histories(), train.catalogue.n_items, orders=orders, decay=decay
+        )
         self.decay, self.last = decay, last
 
     def __call__(self, histories: Histories) -> NDArray[np.floating]:

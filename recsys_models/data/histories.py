@@ -29,8 +29,7 @@ class TimedHistories(Sequence[Items]):
     """
 
     def __init__(self, items: Sequence[Items], times: Sequence[Times] | None = None) -> None:
-        lengths = [len(own) for own in items]
-        if times is not None and lengths != [len(own) for own in times]:
+        if times is not None and [len(own) for own in items] != [len(own) for own in times]:
             raise DataError(
                 "each item of a history has one time: give as many times as items, or none at all"
             )
@@ -73,7 +72,7 @@ class TimedHistories(Sequence[Items]):
 
     def without_newest(self) -> TimedHistories:
         """Every history but for its newest event."""
-        return self._cut(lambda own: slice(len(own) - 1 if len(own) else 0))
+        return self._cut(lambda _own: slice(-1))
 
     def over(self, place: Items) -> TimedHistories:
         """The same histories in another catalogue.

@@ -82,11 +82,16 @@ def check_heads(dim: int, heads: int) -> None:
         raise DataError(f"heads must divide dim: dim={dim}, heads={heads}")
 
 
-def run_blocks(blocks: nn.ModuleList, norm: nn.Module, hidden_BLD: Tensor, mask_BL: Tensor) -> Tensor:
-    """All blocks, each position seeing itself and what came before, then the norm: hidden_BLD."""
+def run_blocks(
+    blocks: nn.ModuleList, norm: nn.Module, hidden_BLD: Tensor, mask_BL: Tensor, *facts: Tensor
+) -> Tensor:
+    """All blocks, each position seeing itself and what came before, then the norm: hidden_BLD.
+
+    ``facts`` are handed to every block as they are.
+    """
     allowed_B1LL = causal_mask(mask_BL).unsqueeze(1)
     for block in blocks:
-        hidden_BLD = block(hidden_BLD, allowed_B1LL)
+        hidden_BLD = block(hidden_BLD, allowed_B1LL, *facts)
     normed_BLD: Tensor = norm(hidden_BLD)
     return normed_BLD
 

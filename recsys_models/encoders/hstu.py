@@ -20,8 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recsys_models.encoders.attention import check_heads, join_heads, split_heads
-from recsys_models.encoders.pooling import causal_mask
+from recsys_models.encoders.attention import check_heads, join_heads, run_blocks, split_heads
 
 GAP_BUCKETS = 32
 """Not known, less than a second, less than 2, less than 4, ... seconds; the last from 17 years."""
@@ -45,12 +44,7 @@ class HstuTrunk(nn.Module):
         """Returns hidden_BLD."""
         if times_BL is None:
             times_BL = torch.full(mask_BL.shape, torch.nan, device=mask_BL.device)
-        allowed_B1LL, bucket_BLL = causal_mask(mask_BL).unsqueeze(1), gap_buckets(times_BL)
-        hidden_BLD = self.dropout(items_BLD)
-        for block in self.blocks:
-            hidden_BLD = block(hidden_BLD, allowed_B1LL, bucket_BLL)
-        normed_BLD: Tensor = self.norm(hidden_BLD)
-        return normed_BLD
+        return run_blocks(self.blocks, self.norm, self.dropout(items_BLD), mask_BL, gap_buckets(times_BL))
 
 
 def gap_buckets(times_BL: Tensor) -> Tensor:

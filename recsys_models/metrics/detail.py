@@ -37,11 +37,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys_models.errors import DataError
+from recsys_models.metrics.calibration import LIST_LENGTH
 from recsys_models.metrics.lists import exposure_cell
 from recsys_models.metrics.sums import MetricRows
 
 KS = (1, 5, 10, 20, 50)
-LIST_LENGTH = 10
 PROPERTIES = ("novelty", "new_to_user", "diversity", "log_loss")
 MAX_EXPOSURE_CELLS = 4096
 EXPOSURE_WEIGHT = 0.25
