@@ -31,7 +31,7 @@ def calibrate(
         scorer: what was published.
 
     Returns:
-        The calibration; the plain softmax where fewer than 10 users have an item and its successor.
+        The calibration; what the model had, where fewer than 10 users have an item and its successor.
     """
     usable = TimedHistories.of(histories).at_least(2)
     picked = usable.pick(calibration_users(len(usable), scorer.public.tower_ND.shape[0]))
@@ -42,5 +42,5 @@ def calibrate(
     ]
     if scores:
         newest = np.array([history[-1] for history in picked], dtype=np.int64)
-        model.calibration = fit_calibration(np.concatenate(scores), newest)
+        model.calibration = fit_calibration(np.concatenate(scores), newest, otherwise=model.calibration)
     return model.calibration

@@ -34,7 +34,9 @@ def calibration_users(n_users: int, n_items: int) -> NDArray[np.int64]:
     )
 
 
-def fit_calibration(unseen: NDArray[np.floating], targets: NDArray[np.int64]) -> Calibration:
+def fit_calibration(
+    unseen: NDArray[np.floating], targets: NDArray[np.int64], *, otherwise: Calibration = AS_THEY_ARE
+) -> Calibration:
     """Temperature and share for chance of least log-loss; then slope and shift of the lists' confidences, kept where the
     log-loss is less with them.
 
@@ -43,15 +45,16 @@ def fit_calibration(unseen: NDArray[np.floating], targets: NDArray[np.int64]) ->
     Args:
         unseen: [B, n_items]; minus infinity excludes an item.
         targets: [B], what came next; users whose target is excluded or whose scores overflow do not count.
+        otherwise: what stands where fewer than 10 users count.
 
     Returns:
-        A temperature in [1 / 20, 20]; the plain softmax where fewer than 10 users count.
+        A temperature in [1 / 20, 20]; or ``otherwise``.
     """
     # A user whose scores overflow is left out: a fit that fails would tell others that somebody has such items.
     is_sound = np.all(unseen < np.inf, axis=1)
     users = np.flatnonzero(is_sound & (unseen[np.arange(len(targets)), targets] > -np.inf))
     if users.size < _FEWEST_USERS:
-        return AS_THEY_ARE
+        return otherwise
     counted, chosen = unseen[users], targets[users]
     mixed = _temperature_and_chance(counted, chosen)
     slope, shift = _slope_and_shift(counted, chosen, mixed)

@@ -13,7 +13,7 @@ from client.model import ClientModel
 from client.public_state import PublicState
 from client.recommend import recommend
 from privacy.errors import InputError
-from recsys_models.metrics.calibration import Calibration
+from recsys_models.metrics.calibration import Calibration, calibration_of_recall
 from recsys_models.retrieval.blend import ChannelScores
 
 N, DIM = 12, 4
@@ -107,3 +107,12 @@ def test_probabilities_follow_the_fitted_calibration_and_are_kept(tmp_path: Path
     assert [r.item for r in after] == [r.item for r in before]
     assert after[0].probability < before[0].probability
     assert calibrate(ClientModel(settings("mean-pool"), b"a"), histories[:9], scorer) == Calibration()
+
+
+@pytest.mark.parametrize("users", [0, 9])
+def test_too_few_users_leave_the_calibration_that_the_release_gave(users: int) -> None:
+    model, random = ClientModel(settings("mean-pool"), b"a"), np.random.default_rng(0)
+    model.calibration = released = calibration_of_recall(0.2)
+    histories = [random.permutation(N)[:4] for _ in range(users)]
+    assert calibrate(model, histories, ChannelScores(state().channels())) == released
+    assert model.calibration == released
